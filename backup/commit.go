@@ -1,0 +1,64 @@
+package backup
+
+import (
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Commit is the commit object of a base backup, written last: a backup
+// without one does not exist.
+type Commit struct {
+	FormatVersion int    `json:"format_version"`
+	ID            string `json:"id"` // start time, 20261122T010003Z
+	segment.Identity
+	ServerVersion  string       `json:"server_version"`
+	Label          string       `json:"label"`
+	Timeline       wal.Timeline `json:"timeline"`       // at StopLSN
+	StartTimeline  wal.Timeline `json:"start_timeline"` // at StartLSN
+	StartLSN       wal.LSN      `json:"start_lsn"`      // redo of the starting checkpoint
+	StopLSN        wal.LSN      `json:"stop_lsn"`       // consistent from here on
+	Started        time.Time    `json:"started"`
+	Finished       time.Time    `json:"finished"`
+	PlainBytes     int64        `json:"plain_bytes"`
+	StoredBytes    int64        `json:"stored_bytes"`
+	Files          int64        `json:"files"`
+	Parts          []Part       `json:"parts"`
+	Tablespaces    []Tablespace `json:"tablespaces,omitempty"`
+	ManifestSHA256 string       `json:"manifest_sha256"`
+	// ChecksumFailures is set when PostgreSQL reported damaged pages: the
+	// backup can be restored but holds the damage.
+	ChecksumFailures bool `json:"checksum_failures,omitempty"`
+	// FromStandby says that the server was in recovery.
+	FromStandby bool `json:"from_standby,omitempty"`
+}
+
+// Part is one tar.zst object. Parts are independent of each other; no file is
+// split between two.
+type Part struct {
+	Name       string `json:"name"`                 // object name
+	Tablespace uint32 `json:"tablespace,omitempty"` // OID, 0 for the data directory
+	PlainBytes int64  `json:"plain_bytes"`          // of the tar stream
+	StoredSize int64  `json:"stored_size"`
+	SHA256     string `json:"sha256"` // of the stored bytes
+	Files      int64  `json:"files"`
+	// Control marks the part with global/pg_control, laid down last.
+	Control bool `json:"control,omitempty"`
+}
+
+// Tablespace is one tablespace other than the default.
+type Tablespace struct {
+	OID      uint32 `json:"oid"`
+	Location string `json:"location"` // absolute path on the source
+}
+
+// CommitName is the object name of c: one listing shows all backups, in order
+// of timeline and stop LSN.
+func (c *Commit) CommitName() string {
+	return archive.BackupsPrefix + c.Timeline.Hex() + "-" + archive.LSNHex(c.StopLSN) + "-" + c.ID + ".json"
+}
+
+// DataPrefix is the prefix of all data objects of the backup with this ID.
+func DataPrefix(id string) string { return archive.BackupPrefix + id + "/" }

@@ -1,0 +1,192 @@
+// Package fsx is the thin file layer under everything that must survive a
+// power loss: the spool and the directory store. [OS] is the real one; [Mem]
+// keeps in memory what was written apart from what was fsynced, so that a
+// test can cut the power at every step.
+//
+// The layer adds no cleverness: no caching, no retries. After a failed fsync
+// the caller must give the file up, because the kernel may report success the
+// next time although the data is gone.
+package fsx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is a file system. Changes to directories (Create, Rename, Link, Remove,
+// Mkdir) are durable only after SyncDir on each directory involved; bytes only
+// after Sync or Datasync of the file. Errors are those of package os. All
+// methods may be called concurrently.
+type FS interface {
+	// Open opens a file for reading.
+	Open(name string) (File, error)
+	// OpenRW opens an existing file for reading and writing.
+	OpenRW(name string) (File, error)
+	// Create makes a new file for reading and writing; it fails with
+	// fs.ErrExist when the name is taken.
+	Create(name string, perm fs.FileMode) (File, error)
+	Mkdir(name string, perm fs.FileMode) error
+	// Rename replaces an existing file of the new name.
+	Rename(oldName, newName string) error
+	// Link gives a file a second name; it fails with fs.ErrExist when the
+	// name is taken.
+	Link(oldName, newName string) error
+	Remove(name string) error
+	// ReadDir lists a directory by name, in order.
+	ReadDir(name string) ([]fs.DirEntry, error)
+	Stat(name string) (fs.FileInfo, error)
+	// SyncDir makes the entries of a directory durable.
+	SyncDir(name string) error
+}
+
+// File is an open file.
+type File interface {
+	io.Reader
+	io.Writer
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Name() string
+	Stat() (fs.FileInfo, error)
+	Truncate(size int64) error
+	// Sync makes contents and metadata durable.
+	Sync() error
+	// Datasync makes contents durable, and of the metadata what is needed
+	// to read them back.
+	Datasync() error
+}
+
+// OS is the operating system's file system.
+type OS struct{}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Datasync() error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("fdatasync "+f.Name(), err)
+		}
+	}
+}
+
+func open(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Open implements [FS].
+func (OS) Open(name string) (File, error) { return open(name, os.O_RDONLY, 0) }
+
+// OpenRW implements [FS].
+func (OS) OpenRW(name string) (File, error) { return open(name, os.O_RDWR, 0) }
+
+// Create implements [FS].
+func (OS) Create(name string, perm fs.FileMode) (File, error) {
+	return open(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
+}
+
+// Mkdir implements [FS].
+func (OS) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
+
+// Rename implements [FS].
+func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+
+// Link implements [FS].
+func (OS) Link(oldName, newName string) error { return os.Link(oldName, newName) }
+
+// Remove implements [FS].
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// ReadDir implements [FS].
+func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+
+// Stat implements [FS].
+func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// SyncDir implements [FS].
+func (OS) SyncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	if err := d.Sync(); err != nil {
+		d.Close()
+		return fmt.Errorf("fsync directory: %w", err)
+	}
+	return d.Close()
+}
+
+// MkdirAll makes dir and whatever is missing above it, each level durable in
+// its parent before the next. A directory that exists already is trusted: who
+// relies on one that an earlier run may not have synced calls SyncDir itself.
+func MkdirAll(fsys FS, dir string, perm fs.FileMode) error {
+	dir = filepath.Clean(dir)
+	parent := filepath.Dir(dir)
+	info, err := fsys.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir():
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if parent != dir {
+		if err := MkdirAll(fsys, parent, perm); err != nil {
+			return err
+		}
+	}
+	if err := fsys.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return fsys.SyncDir(parent)
+}
+
+// ReadFile reads a whole file.
+func ReadFile(fsys FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// WriteFile makes the file name hold data, durably and all at once: a
+// temporary file beside it is written, fsynced, renamed over name, and the
+// directory fsynced. After an error name holds its old contents or the new.
+func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
+	tmp := name + ".tmp"
+	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := fsys.Create(tmp, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = fsys.Rename(tmp, name)
+	}
+	if err != nil {
+		fsys.Remove(tmp)
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(name))
+}

@@ -1,0 +1,56 @@
+package wal
+
+import "time"
+
+// Finish is one commit or abort, prepared transactions included: the records
+// at which PostgreSQL compares recovery_target_time and recovery_target_xid.
+type Finish struct {
+	LSN   LSN       `json:"lsn"`  // start of the record
+	End   LSN       `json:"end"`  // first byte after it
+	Time  time.Time `json:"time"` // xact_time, microseconds, UTC
+	XID   uint32    `json:"xid"`  // of the transaction that ended
+	Abort bool      `json:"abort,omitempty"`
+}
+
+// RestorePoint is a record of pg_create_restore_point.
+type RestorePoint struct {
+	LSN  LSN       `json:"lsn"`
+	End  LSN       `json:"end"`
+	Time time.Time `json:"time"`
+	Name string    `json:"name"`
+}
+
+// Summary is what a stretch of WAL says of itself. A record belongs to the
+// stretch in which it ends.
+type Summary struct {
+	// FirstRecord is the start of the first record that begins in the
+	// stretch, zero when none does.
+	FirstRecord LSN `json:"first_record,omitempty"`
+	// ValidEnd is the end of the last complete, valid record; for a full
+	// segment that ends in a record continued elsewhere it lies before the
+	// segment's end. Zero when no record ended here.
+	ValidEnd LSN `json:"valid_end,omitempty"`
+	// LastRecord is the start of the record that ends at ValidEnd.
+	LastRecord LSN `json:"last_record,omitempty"`
+
+	Records int64 `json:"records"`
+	Commits int64 `json:"commits"`
+	Aborts  int64 `json:"aborts"`
+
+	// First and Last are in LSN order. MinTime and MaxTime are over all
+	// commits and aborts: their times are not monotonic in LSN order.
+	First   *Finish   `json:"first,omitempty"`
+	Last    *Finish   `json:"last,omitempty"`
+	MinTime time.Time `json:"min_time,omitzero"`
+	MaxTime time.Time `json:"max_time,omitzero"`
+
+	RestorePoints []RestorePoint `json:"restore_points,omitempty"`
+
+	// Switch says that the stretch ends in an XLOG_SWITCH record: what
+	// follows it up to the segment's end is zeros.
+	Switch bool `json:"switch,omitempty"`
+	// UnknownCarry says that the stretch began inside a record whose
+	// beginning was not at hand, so that this one record was skipped
+	// unchecked: a commit in it is not counted.
+	UnknownCarry bool `json:"unknown_carry,omitempty"`
+}
