@@ -1,0 +1,143 @@
+// Package pg makes connections to PostgreSQL: physical replication
+// connections for streaming and base backups, and ordinary ones for the few
+// things that need SQL. It turns the server's refusals into errors that say
+// what to do about them.
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walstream/walstream/internal/hint"
+)
+
+// DefaultApplicationName is what synchronous_standby_names has to list unless
+// another name is configured.
+const DefaultApplicationName = "walstream"
+
+// Options describes a connection.
+type Options struct {
+	// Conninfo is a libpq connection string or URL. PG* environment
+	// variables, the service file and .pgpass complete it.
+	Conninfo string
+	// ApplicationName wins over the conninfo's and PGAPPNAME's; empty
+	// leaves those, and [DefaultApplicationName] when there is none.
+	ApplicationName string
+	// AllowStandby accepts a server in recovery.
+	AllowStandby bool
+}
+
+// ErrStandby is the refusal of a server that is in recovery.
+var ErrStandby = errors.New("the server is a standby, in recovery")
+
+// Conn is a connection. It is not safe for concurrent use.
+type Conn struct {
+	*pgconn.PgConn
+}
+
+// ConnectReplication opens a physical replication connection (a walsender).
+// Of several hosts the first that is reachable and, unless AllowStandby is
+// set, not in recovery is taken.
+func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
+	cfg, err := parse(o, "replication")
+	if err != nil {
+		return nil, err
+	}
+	cfg.RuntimeParams["replication"] = "true"
+	// A target_session_attrs check of the driver would fail on a walsender:
+	// it sends lower-case SHOW or SQL.
+	cfg.ValidateConnect = func(ctx context.Context, c *pgconn.PgConn) error {
+		if o.AllowStandby {
+			return nil
+		}
+		return refuseStandby(ctx, &Conn{c})
+	}
+	return connect(ctx, cfg)
+}
+
+// ConnectSQL opens an ordinary connection to the conninfo's database, or to
+// postgres when it names none.
+func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
+	cfg, err := parse(o, "postgres")
+	if err != nil {
+		return nil, err
+	}
+	cfg.ValidateConnect = nil
+	return connect(ctx, cfg)
+}
+
+// ApplicationName is the name that a connection with these options reports.
+func (o Options) Name() (string, error) {
+	cfg, err := parse(o, "replication")
+	if err != nil {
+		return "", err
+	}
+	return cfg.RuntimeParams["application_name"], nil
+}
+
+func connect(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+	c, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, explain(cfg, err)
+	}
+	return &Conn{c}, nil
+}
+
+// parse completes the conninfo. A missing database becomes fallbackDB before
+// .pgpass is searched: libpq's replication tools look there for "replication".
+func parse(o Options, fallbackDB string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfig(o.Conninfo)
+	if err == nil && cfg.Database == "" {
+		cfg, err = pgconn.ParseConfig(withDatabase(o.Conninfo, fallbackDB))
+	}
+	if err != nil {
+		return nil, hint.Errorf("write it as libpq does, for instance: -d 'host=db1 user=walstream'",
+			"connection string: %w", err)
+	}
+	switch {
+	case o.ApplicationName != "":
+		cfg.RuntimeParams["application_name"] = o.ApplicationName
+	case cfg.RuntimeParams["application_name"] == "":
+		cfg.RuntimeParams["application_name"] = DefaultApplicationName
+	}
+	return cfg, nil
+}
+
+func withDatabase(conninfo, db string) string {
+	if !strings.HasPrefix(conninfo, "postgres://") && !strings.HasPrefix(conninfo, "postgresql://") {
+		return conninfo + " dbname=" + db
+	}
+	u, err := url.Parse(conninfo)
+	if err != nil {
+		return conninfo
+	}
+	u.Path = "/" + db
+	return u.String()
+}
+
+func refuseStandby(ctx context.Context, c *Conn) error {
+	state := c.ParameterStatus("in_hot_standby")
+	if state == "" { // before PostgreSQL 14
+		var err error
+		if state, err = c.Show(ctx, "transaction_read_only"); err != nil {
+			return err
+		}
+	}
+	if state == "on" {
+		return ErrStandby
+	}
+	return nil
+}
+
+// Address is where the connection leads, for messages.
+func Address(cfg *pgconn.Config) string {
+	if strings.HasPrefix(cfg.Host, "/") {
+		return fmt.Sprintf("%s/.s.PGSQL.%d", cfg.Host, cfg.Port)
+	}
+	return fmt.Sprintf("%s:%d", cfg.Host, cfg.Port)
+}

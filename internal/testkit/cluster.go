@@ -1,0 +1,239 @@
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Config describes a server to start.
+type Config struct {
+	// SegmentSizeMB is the wal_segment_size; 0 means PostgreSQL's 16 MiB.
+	SegmentSizeMB int
+	// Settings are lines for postgresql.conf, "name = value".
+	Settings []string
+	// Checksums turns page checksums on.
+	Checksums bool
+	// Durable leaves fsync on. Tests that do not cut the power need none.
+	Durable bool
+}
+
+// Cluster is a running PostgreSQL server on a unix socket of its own. It is
+// stopped when the test ends.
+type Cluster struct {
+	DataDir   string
+	SocketDir string
+	Bin       string // directory of the server programs
+
+	t    testing.TB
+	cmd  *exec.Cmd
+	exit chan struct{}
+	log  string
+}
+
+// Start makes a cluster with initdb and starts it.
+func Start(t testing.TB, cfg Config) *Cluster {
+	t.Helper()
+	dir := Dir(t)
+	c := &Cluster{DataDir: filepath.Join(dir, "data"), SocketDir: dir, Bin: BinDir(t), t: t, log: filepath.Join(dir, "log")}
+	args := []string{"-D", c.DataDir, "-U", "postgres", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"}
+	if cfg.SegmentSizeMB > 0 {
+		args = append(args, fmt.Sprintf("--wal-segsize=%d", cfg.SegmentSizeMB))
+	}
+	if cfg.Checksums {
+		args = append(args, "-k")
+	}
+	Run(t, filepath.Join(c.Bin, "initdb"), args...)
+	settings := []string{
+		"listen_addresses = ''", "unix_socket_directories = '" + dir + "'", "port = 5432",
+		"shared_buffers = 32MB", "max_wal_size = 256MB", "min_wal_size = " + fmt.Sprint(2*max(cfg.SegmentSizeMB, 16)) + "MB",
+		"log_line_prefix = '%m [%p] '", "max_prepared_transactions = 10",
+	}
+	if !cfg.Durable {
+		settings = append(settings, "fsync = off")
+	}
+	c.Configure(append(settings, cfg.Settings...)...)
+	c.Start()
+	return c
+}
+
+// Adopt takes over a data directory that something else made, for instance a
+// restore, and gives it a socket of its own. The server is not started yet.
+func Adopt(t testing.TB, dataDir string) *Cluster {
+	t.Helper()
+	dir := Dir(t)
+	return &Cluster{DataDir: dataDir, SocketDir: dir, Bin: BinDir(t), t: t, log: filepath.Join(dir, "log")}
+}
+
+// Configure appends lines to postgresql.conf; a restart or [Cluster.Reload]
+// makes them count.
+func (c *Cluster) Configure(lines ...string) {
+	c.t.Helper()
+	name := filepath.Join(c.DataDir, "postgresql.conf")
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(strings.Join(lines, "\n") + "\n"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Reload makes the server read its configuration again.
+func (c *Cluster) Reload() { c.Signal(syscall.SIGHUP) }
+
+// Launch starts the server without waiting for it.
+func (c *Cluster) Launch() {
+	c.t.Helper()
+	log, err := os.OpenFile(c.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer log.Close()
+	c.cmd = Command(c.t, filepath.Join(c.Bin, "postgres"), "-D", c.DataDir,
+		"-c", "unix_socket_directories="+c.SocketDir, "-c", "listen_addresses=", "-c", "port=5432")
+	c.cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT // immediate shutdown takes the children along
+	c.cmd.Stdout, c.cmd.Stderr = log, log
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	exit := make(chan struct{})
+	c.exit = exit
+	cmd := c.cmd
+	go func() { cmd.Wait(); close(exit) }()
+	c.t.Cleanup(func() {
+		if c.cmd == cmd {
+			c.Stop(syscall.SIGQUIT)
+		}
+	})
+}
+
+// Start starts the server and waits until it answers queries, in recovery or
+// not.
+func (c *Cluster) Start() {
+	c.t.Helper()
+	c.Launch()
+	Wait(c.t, "PostgreSQL to answer", func() (bool, string) {
+		select {
+		case <-c.exit:
+			c.t.Fatalf("PostgreSQL ended while starting:\n%s", c.Log())
+		default:
+		}
+		_, err := c.Query("SELECT 1")
+		return err == nil, fmt.Sprintf("%v\n%s", err, c.Log())
+	})
+}
+
+// Signal sends a signal to the postmaster.
+func (c *Cluster) Signal(sig syscall.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(sig); err != nil {
+		c.t.Logf("signal postmaster: %v", err)
+	}
+}
+
+// Exited is closed when the postmaster has ended.
+func (c *Cluster) Exited() <-chan struct{} { return c.exit }
+
+// Running says whether the postmaster lives.
+func (c *Cluster) Running() bool {
+	if c.cmd == nil {
+		return false
+	}
+	select {
+	case <-c.exit:
+		return false
+	default:
+		return true
+	}
+}
+
+// Stop ends the server: SIGINT is a fast shutdown, SIGTERM a smart one,
+// SIGQUIT immediate, SIGKILL a crash.
+func (c *Cluster) Stop(sig syscall.Signal) {
+	c.t.Helper()
+	if !c.Running() {
+		return
+	}
+	children := c.children()
+	c.Signal(sig)
+	select {
+	case <-c.exit:
+	case <-time.After(time.Minute):
+		c.cmd.Process.Kill()
+		<-c.exit
+		c.t.Errorf("PostgreSQL did not stop within a minute of %v:\n%s", sig, c.Log())
+	}
+	if sig == syscall.SIGKILL { // orphans would hold shared memory and the socket
+		for _, pid := range children {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+func (c *Cluster) children() []int {
+	out, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", c.cmd.Process.Pid, c.cmd.Process.Pid))
+	var pids []int
+	for _, f := range strings.Fields(string(out)) {
+		var pid int
+		if _, err := fmt.Sscan(f, &pid); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Log is what the server has logged so far.
+func (c *Cluster) Log() string {
+	b, _ := os.ReadFile(c.log)
+	return string(b)
+}
+
+// Conninfo leads to the server, as superuser.
+func (c *Cluster) Conninfo() string {
+	return "host=" + c.SocketDir + " port=5432 user=postgres"
+}
+
+// Query runs SQL by the simple protocol in database postgres and returns the
+// rows of the last statement, columns separated by "|", one row a line.
+func (c *Cluster) Query(sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgconn.Connect(ctx, c.Conninfo()+" dbname=postgres application_name=testkit")
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil || len(results) == 0 {
+		return "", err
+	}
+	var lines []string
+	for _, row := range results[len(results)-1].Rows {
+		cols := make([]string, len(row))
+		for i, v := range row {
+			cols[i] = string(v)
+		}
+		lines = append(lines, strings.Join(cols, "|"))
+	}
+	return strings.Join(lines, "\n"), nil
+}
+
+// Psql is [Cluster.Query] for a test: an error ends it.
+func (c *Cluster) Psql(t testing.TB, sql string) string {
+	t.Helper()
+	out, err := c.Query(sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return out
+}
