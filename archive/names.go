@@ -54,6 +54,8 @@ type Piece struct {
 	ID       segment.ID
 	Tail     bool
 	From, To int64
+	// StoredSize is the size of the object, where a listing told it.
+	StoredSize int64
 }
 
 // ParseSegmentName reverses [SegmentName] and [TailName].

@@ -1,0 +1,167 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// FormatVersion is the newest version of FORMAT.md that this program reads,
+// and the one it writes.
+const FormatVersion = 1
+
+// maxSmall bounds what is read of an object that is JSON or text.
+const maxSmall = 1 << 20
+
+// ErrNotPinned says that a store holds no archive: nothing there names the
+// cluster that it belongs to. A directory whose file system is not mounted
+// looks like that, so it is never taken for an empty archive.
+var ErrNotPinned = errors.New("no archive there: walstream.json is missing")
+
+// Archive is the archive of one cluster in a store. It keeps no state of the
+// store beyond the pinned identity; all methods may be called concurrently.
+type Archive struct {
+	store    Store
+	identity Identity
+	decoders decoders
+}
+
+// Open opens an archive for which a cluster was pinned. Where none was it
+// fails with [ErrNotPinned].
+func Open(ctx context.Context, store Store) (*Archive, error) {
+	id, err := readIdentity(ctx, store)
+	if errors.Is(err, ErrNotExist) {
+		err = hint.With(ErrNotPinned, "is %s the right place, and mounted? walstream receive makes the archive at first use", store)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open archive %s: %w", store, err)
+	}
+	return &Archive{store: store, identity: id}, nil
+}
+
+// Pin opens the archive in store for a cluster, and claims it for this
+// cluster if it is claimed by none. An archive of another cluster is refused
+// with a [*segment.ForeignError].
+func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
+	a, err := Open(ctx, store)
+	if errors.Is(err, ErrNotPinned) {
+		if err := writeIdentity(ctx, store, cluster); err != nil {
+			return nil, fmt.Errorf("pin archive %s: %w", store, err)
+		}
+		a, err = Open(ctx, store)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.identity.Match("archive "+store.String(), cluster); err != nil {
+		return nil, hint.With(err, "give each cluster an archive of its own: --archive %s-%d", store, cluster.SystemIdentifier)
+	}
+	// Another process may have written it and died before it was durable.
+	if err := store.Confirm(ctx, identityName); err != nil {
+		return nil, fmt.Errorf("pin archive %s: %w", store, err)
+	}
+	return a, nil
+}
+
+func readIdentity(ctx context.Context, store Store) (Identity, error) {
+	body, err := readSmall(ctx, store, identityName)
+	if err != nil {
+		return Identity{}, err
+	}
+	var id Identity
+	if err := json.Unmarshal(body, &id); err != nil {
+		return Identity{}, &CorruptError{Object: identityName, What: "JSON", Have: err.Error(), Want: "an identity"}
+	}
+	if id.FormatVersion > FormatVersion {
+		return Identity{}, hint.Errorf("use the walstream release that wrote this archive, or a newer one",
+			"its format version is %d, this program knows versions up to %d", id.FormatVersion, FormatVersion)
+	}
+	if id.FormatVersion < 1 || !id.SegmentSize.Valid() {
+		return Identity{}, &CorruptError{Object: identityName, What: "contents", Have: string(bytes.TrimSpace(body)), Want: "an identity"}
+	}
+	if id.Encrypted {
+		return Identity{}, hint.Errorf("use a walstream release that decrypts", "it is encrypted, which this program cannot read")
+	}
+	return id, nil
+}
+
+func writeIdentity(ctx context.Context, store Store, cluster segment.Identity) error {
+	body, err := json.MarshalIndent(Identity{FormatVersion: FormatVersion, Identity: cluster}, "", "  ")
+	if err != nil {
+		return err
+	}
+	err = store.Put(ctx, identityName, bytes.NewReader(append(body, '\n')))
+	if errors.Is(err, ErrExists) {
+		return nil // pinned by somebody else this moment; the caller compares
+	}
+	return err
+}
+
+// Identity is what the archive is pinned to.
+func (a *Archive) Identity() Identity { return a.identity }
+
+// Store is where the archive lies.
+func (a *Archive) Store() Store { return a.store }
+
+// PutHistory stores the history file of a timeline, byte for byte. The same
+// bytes may be stored again; others are a [*ConflictError].
+func (a *Archive) PutHistory(ctx context.Context, tli wal.Timeline, body []byte) error {
+	name := HistoryName(tli)
+	if _, err := segment.ParseHistory(tli, body); err != nil {
+		return fmt.Errorf("put %s: %w", name, err)
+	}
+	err := a.store.Put(ctx, name, bytes.NewReader(body))
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	have, err := readSmall(ctx, a.store, name)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(have, body) {
+		return conflict(name, have, body)
+	}
+	return a.store.Confirm(ctx, name)
+}
+
+// History reads and checks the history file of a timeline; body is the file
+// as PostgreSQL wrote it. Timeline 1 has none: its history is empty without
+// asking the store. [ErrNotExist] is a definite answer.
+func (a *Archive) History(ctx context.Context, tli wal.Timeline) (h segment.History, body []byte, err error) {
+	if tli == 1 {
+		return segment.History{Timeline: 1}, nil, nil
+	}
+	body, err = readSmall(ctx, a.store, HistoryName(tli))
+	if err != nil {
+		return segment.History{}, nil, err
+	}
+	h, err = segment.ParseHistory(tli, body)
+	if err != nil {
+		return segment.History{}, nil, &CorruptError{Object: HistoryName(tli), What: "contents", Have: err.Error(), Want: "a timeline history"}
+	}
+	return h, body, nil
+}
+
+// readSmall reads an object that is at most maxSmall long.
+func readSmall(ctx context.Context, store Store, name string) (body []byte, err error) {
+	r, err := store.Get(ctx, name, 0, maxSmall+1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	body, err = io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	if len(body) > maxSmall {
+		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("more than %d bytes", maxSmall), Want: "less"}
+	}
+	return body, nil
+}

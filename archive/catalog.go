@@ -1,0 +1,112 @@
+package archive
+
+import (
+	"context"
+	"iter"
+	"strings"
+
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// endOfDir sorts behind every name in a directory: no name holds a tilde.
+const endOfDir = "~"
+
+// Timelines lists the timelines of which the archive holds WAL or a history
+// file, in ascending order. It costs one short listing for each.
+func (a *Archive) Timelines(ctx context.Context) ([]wal.Timeline, error) {
+	var found []wal.Timeline
+	for after := walPrefix; ; {
+		name, err := first(a.store.List(ctx, walPrefix, after))
+		if err != nil {
+			return nil, err
+		}
+		if name == "" {
+			return found, nil
+		}
+		after = name
+		hex, _, _ := strings.Cut(strings.TrimPrefix(name, walPrefix), "/")
+		hex = strings.TrimSuffix(hex, historySuffix)
+		tli, err := segment.ParseHistoryName(hex + historySuffix)
+		if err != nil {
+			continue // not ours
+		}
+		found = append(found, tli)
+		after = walPrefix + hex + "/" + endOfDir
+	}
+}
+
+func first(list iter.Seq2[Info, error]) (string, error) {
+	for info, err := range list {
+		return info.Name, err
+	}
+	return "", nil
+}
+
+// Pieces lists what the archive holds of a timeline's WAL from segment number
+// from on: in ascending order of segments, of one segment its tails by their
+// start and then the complete segment. Names that are no segment object are
+// passed over. An error ends it.
+func (a *Archive) Pieces(ctx context.Context, tli wal.Timeline, from uint64) iter.Seq2[Piece, error] {
+	prefix := walPrefix + tli.Hex() + "/"
+	after := ""
+	if from > 0 {
+		after = prefix + segment.ID{Timeline: tli, No: from - 1}.Name(a.identity.SegmentSize) + endOfDir
+	}
+	return func(yield func(Piece, error) bool) {
+		for info, err := range a.store.List(ctx, prefix, after) {
+			if err != nil {
+				yield(Piece{}, err)
+				return
+			}
+			p, err := ParseSegmentName(info.Name, a.identity.SegmentSize)
+			if err != nil {
+				continue
+			}
+			p.StoredSize = info.Size
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Name is the piece's object.
+func (p Piece) Name(size segment.Size) string {
+	if p.Tail {
+		return TailName(p.ID, size, p.From, p.To)
+	}
+	return SegmentName(p.ID, size)
+}
+
+// Range is the segments numbered First to Last, both included, of a timeline.
+type Range struct {
+	Timeline    wal.Timeline
+	First, Last uint64
+}
+
+// Missing lists the segments of a timeline, numbered first to last, that the
+// archive does not hold whole, as ranges in ascending order.
+func (a *Archive) Missing(ctx context.Context, tli wal.Timeline, first, last uint64) ([]Range, error) {
+	var holes []Range
+	next := first
+	for p, err := range a.Pieces(ctx, tli, first) {
+		if err != nil {
+			return nil, err
+		}
+		if p.ID.No > last {
+			break
+		}
+		if p.Tail {
+			continue
+		}
+		if p.ID.No > next {
+			holes = append(holes, Range{tli, next, p.ID.No - 1})
+		}
+		next = p.ID.No + 1
+	}
+	if next <= last {
+		holes = append(holes, Range{tli, next, last})
+	}
+	return holes, nil
+}
