@@ -71,7 +71,7 @@ func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
 	return connect(ctx, cfg)
 }
 
-// ApplicationName is the name that a connection with these options reports.
+// Name is the application name that a connection with these options reports.
 func (o Options) Name() (string, error) {
 	cfg, err := parse(o, "replication")
 	if err != nil {

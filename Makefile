@@ -1,0 +1,34 @@
+# walstream: build, test and show it.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO      ?= go
+
+.PHONY: build test lint demo clean
+
+# One static binary: bin/walstream
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/walstream ./cmd/walstream
+
+# Every test, with the race detector, against a real PostgreSQL. On Debian and
+# Ubuntu it installs what is missing.
+test:
+	@internal/setup/debian.sh test
+	$(GO) test -race -timeout 30m ./...
+
+lint: .bin/golangci-lint
+	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet ./...
+	.bin/golangci-lint run ./...
+
+# The linter is pinned in a module of its own, so that the product's go.mod
+# holds only what the product needs.
+.bin/golangci-lint: internal/tools/go.mod internal/tools/go.sum
+	cd internal/tools && $(GO) build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# The whole path on a throwaway cluster: stream, back up, lose, restore.
+demo: build
+	@internal/setup/debian.sh postgresql
+	@internal/demo/demo.sh
+
+clean:
+	rm -rf bin .bin
