@@ -68,12 +68,20 @@ type OS struct{}
 type osFile struct{ *os.File }
 
 func (f osFile) Datasync() error {
-	for {
-		err := unix.Fdatasync(int(f.Fd()))
-		if !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("fdatasync "+f.Name(), err)
-		}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	var serr error
+	cerr := conn.Control(func(fd uintptr) {
+		for serr = unix.EINTR; errors.Is(serr, unix.EINTR); {
+			serr = unix.Fdatasync(int(fd))
+		}
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("fdatasync "+f.Name(), serr)
 }
 
 func open(name string, flag int, perm fs.FileMode) (File, error) {
