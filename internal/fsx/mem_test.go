@@ -90,7 +90,6 @@ datasync a
 close a
 close a
 sync a
-datasync a
 read d/g
 write a x
 truncate a 1
