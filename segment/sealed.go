@@ -1,0 +1,35 @@
+package segment
+
+import (
+	"io"
+
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/wal"
+)
+
+// Sealed is a piece of WAL that will not change any more: a complete segment,
+// or the remainder of one whose timeline ended within it. The piece that
+// [Spool.OpenSegment] returns has the same form.
+type Sealed struct {
+	ID       ID
+	Path     string // of the file, which may be longer than To
+	From, To int64  // the bytes of the piece, as offsets in the segment; From is 0
+	Complete bool
+	// Ahead is where the timeline ended on the server, when the piece holds
+	// bytes behind it: WAL that the server which took over never had. Zero
+	// otherwise.
+	Ahead wal.LSN
+
+	fsys fsx.FS
+}
+
+// Reader reads a piece. Offsets are those in the segment; what lies at or
+// behind To is not part of the piece.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// Open opens the piece for reading. It may be opened any number of times,
+// until it is released.
+func (p Sealed) Open() (Reader, error) { return p.fsys.Open(p.Path) }
