@@ -79,10 +79,10 @@ func (r *Record) keeps() bool { return r.isFinish() || r.mainLen() > 0 }
 // more is.
 func (r *Record) wants() (offset int64, n int) {
 	if r.isFinish() {
-		x := parseXact(r)
-		return x.elided + int64(len(r.kept)), x.short
+		l := parseXact(r).layout
+		return l.elided + int64(len(r.kept)), l.short
 	}
-	return int64(len(r.kept)), keptXLOG - len(r.kept)
+	return int64(len(r.kept)), max(0, keptXLOG-len(r.kept))
 }
 
 // keep takes the piece p of the body, which lies at the given offset in it.
@@ -101,7 +101,8 @@ func (r *Record) keep(offset int64, p []byte) {
 // with a right CRC that is not complete is of a format unknown here.
 func (r *Record) complete() bool {
 	if r.isFinish() {
-		return parseXact(r).short == 0
+		x := parseXact(r)
+		return x.short == 0 && !x.unknown
 	}
 	return len(r.main()) >= r.mainLen()
 }
@@ -117,8 +118,7 @@ func (r *Record) main() []byte {
 type xact struct {
 	micros []byte // xact_time
 	xid    uint32 // of the prepared transaction
-	elided int64  // bytes of list items left out so far
-	short  int    // bytes that are still wanted next; zero when all is there
+	layout
 }
 
 // parseXact follows ParseCommitRecord and ParseAbortRecord (xactdesc.c) over
@@ -158,7 +158,7 @@ func parseXact(r *Record) xact {
 	if xinfo&xinfoTwoPhase != 0 {
 		x.xid = c.uint32()
 	}
-	x.elided, x.short = c.elided, c.short
+	x.layout = c.layout
 	return x
 }
 
@@ -181,16 +181,22 @@ func (r *Record) Finish() (f Finish, ok bool) {
 	return f, true
 }
 
-// cursor reads a kept body. When bytes are missing it says how many and reads
+// layout is how a kept body relates to the whole one.
+type layout struct {
+	elided  int64 // bytes of list items left out so far
+	short   int   // bytes that are wanted next; zero when there are none
+	unknown bool  // the body does not begin as one without block references
+}
+
+// cursor reads a kept body. Where bytes are missing it says how many and reads
 // nothing more.
 type cursor struct {
-	rest   []byte
-	short  int
-	elided int64
+	rest []byte
+	layout
 }
 
 func (c *cursor) take(n int) []byte {
-	if c.short > 0 {
+	if c.short > 0 || c.unknown {
 		return nil
 	}
 	if len(c.rest) < n {
@@ -214,9 +220,9 @@ func (c *cursor) uint32() uint32 {
 func (c *cursor) list(itemSize int64) { c.elided += int64(c.uint32()) * itemSize }
 
 // skipFragments goes to the main data. No record of interest has block
-// references; one that had would be found incomplete.
+// references.
 func (c *cursor) skipFragments() {
-	for {
+	for range 3 { // at most an origin, a top-level xid, then the main data
 		id := c.take(2)
 		if id == nil {
 			return
@@ -232,8 +238,9 @@ func (c *cursor) skipFragments() {
 		case fragmentToplevelXID:
 			c.take(3)
 		default:
-			c.short = maxRecord
+			c.unknown, c.rest = true, nil
 			return
 		}
 	}
+	c.unknown, c.rest = true, nil
 }

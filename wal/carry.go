@@ -41,10 +41,25 @@ func (s *Scanner) resume() error {
 	s.rec.kept = bytes.Clone(c.Body)
 	copy(s.head[:], c.Head)
 	s.rec.parseHeader(s.head[:])
-	fits := c.Start < s.pos && c.Start%8 == 0 && c.Have >= 8 && c.Have < c.Total &&
-		s.rec.TotalLen == c.Total && len(c.Head) == int(min(c.Have, recordHeader))
-	if why := s.refuse(); !fits || why != "" {
-		return fmt.Errorf("scan from %s: the carry of the record at %s does not fit: %s", s.pos, c.Start, why)
+	if !c.fits(s.pos) || s.rec.TotalLen != c.Total || s.refuse() != "" {
+		return fmt.Errorf("scan from %s: the carry of the record at %s does not fit", s.pos, c.Start)
 	}
 	return nil
+}
+
+// fits says whether c can be the state at the page start pos.
+func (c *Carry) fits(pos LSN) bool {
+	return c.Start < pos && c.Start%8 == 0 && c.Have >= 8 && c.Have < c.Total &&
+		len(c.Head) == int(min(c.Have, recordHeader))
+}
+
+// keptFits says whether the carry holds as much of the body as the rest relies
+// on. That depends on the major version, which the first page tells.
+func (s *Scanner) keptFits() bool {
+	if s.have < recordHeader || !s.rec.keeps() {
+		return len(s.rec.kept) == 0
+	}
+	next, n := s.rec.wants()
+	read := int64(s.have - recordHeader)
+	return int64(len(s.rec.kept)) <= read && (n == 0 || next >= read)
 }

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"fmt"
 	"io"
 )
 
@@ -65,7 +66,7 @@ func (s *Scanner) feedAll(r io.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("read WAL at %s: %w", s.pos, err)
 		}
 	}
 }

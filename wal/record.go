@@ -36,7 +36,7 @@ const (
 // at hand.
 type Record struct {
 	LSN      LSN // of its first byte
-	End      LSN // behind its last byte, aligned to 8: pg_current_wal_insert_lsn() after it
+	End      LSN // behind its last byte, aligned to 8; of an XLOG_SWITCH without the zeros
 	Prev     LSN // start of the record before, zero directly after pg_resetwal
 	XID      uint32
 	TotalLen uint32 // xl_tot_len, bytes of header and body without page headers

@@ -48,7 +48,9 @@ type Scanner struct {
 	crc     uint32 // of those behind the header
 	pad     int    // bytes up to the next multiple of 8, behind rec or skip
 	prev    LSN    // start of the last complete record, zero when unknown
-	dropped LSN    // start of a half record that was overwritten just now
+
+	overwrites bool // the next record has to say that it stands for a torn one,
+	dropped    LSN  // which began here, if that is known
 
 	skip         uint32 // bytes left of a record whose beginning is unknown
 	unknownCarry bool
@@ -180,10 +182,12 @@ func (s *Scanner) enterPage(addr LSN, header []byte) {
 		s.invalid(addr, "page does not continue the record before it")
 	case missing > 0 && h.rem != missing:
 		s.invalid(addr, "page continues a record by %d bytes, not by the %d that are missing", h.rem, missing)
+	case s.have > 0 && addr == s.cfg.Start && !s.keptFits():
+		s.invalid(addr, "the carry of the record at %s lacks what was read of it", s.rec.LSN)
 	case missing == 0 && continues && addr != s.cfg.Start:
 		s.invalid(addr, "page continues a record that is complete")
-	case missing == 0 && continues && h.rem == 0:
-		s.invalid(addr, "page continues a record by no bytes")
+	case missing == 0 && continues && (h.rem == 0 || h.rem > maxRecord):
+		s.invalid(addr, "page continues a record by %d bytes", h.rem)
 	case missing == 0 && continues:
 		s.skip = h.rem
 		s.unknownCarry = true
@@ -193,7 +197,7 @@ func (s *Scanner) enterPage(addr LSN, header []byte) {
 // drop forgets the unfinished record: a crash tore it, and what follows was
 // written in its place.
 func (s *Scanner) drop() {
-	s.dropped = 0
+	s.overwrites, s.dropped = true, 0
 	if s.have > 0 {
 		s.dropped = s.rec.LSN
 	}
@@ -261,7 +265,7 @@ func (s *Scanner) refuse() string {
 	if s.have < recordHeader {
 		return ""
 	}
-	if r.RmgrID > rmgrLastKnown && (r.RmgrID < rmgrFirstOwned || r.Major < 15) {
+	if r.RmgrID > rmgrLastKnown && (r.RmgrID < rmgrFirstOwned || r.Major == 13 || r.Major == 14) {
 		return fmt.Sprintf("record has the resource manager %d", r.RmgrID)
 	}
 	if r.Prev == 0 && r.LSN%LSN(s.cfg.SegmentSize) == longHeader {
@@ -308,12 +312,12 @@ func (s *Scanner) finish() {
 		s.invalid(r.LSN, "record of resource manager %d, info %02X, has an unknown form", r.RmgrID, r.Info)
 		return
 	}
-	if s.dropped != 0 {
-		if start, ok := r.overwritten(); !ok || start != s.dropped {
-			s.invalid(r.LSN, "record does not declare the half record at %s void", s.dropped)
+	if s.overwrites {
+		if start, ok := r.overwritten(); !ok || s.dropped != 0 && start != s.dropped {
+			s.invalid(r.LSN, "record does not declare void the torn one that its page overwrites")
 			return
 		}
-		s.dropped = 0
+		s.overwrites = false
 	}
 	r.End = s.pos
 	s.prev, s.end, s.have = r.LSN, r.End, 0

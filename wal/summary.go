@@ -28,7 +28,8 @@ type Summary struct {
 	FirstRecord LSN `json:"first_record,omitempty"`
 	// ValidEnd is the end of the last complete, valid record; for a full
 	// segment that ends in a record continued elsewhere it lies before the
-	// segment's end. Zero when no record ended here.
+	// segment's end. Zeros behind an XLOG_SWITCH count as part of it. Zero when
+	// no record ended here.
 	ValidEnd LSN `json:"valid_end,omitempty"`
 	// LastRecord is the start of the record that ends at ValidEnd.
 	LastRecord LSN `json:"last_record,omitempty"`
