@@ -1,0 +1,240 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var defaults = Config{
+	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream",
+	CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute,
+}
+
+func writeFile(t *testing.T, body string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "w.yml")
+	if err := os.WriteFile(name, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func load(t *testing.T, src Sources) *Loaded {
+	t.Helper()
+	l, err := Load(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *Loaded) value(key string) Value {
+	for _, v := range l.Values {
+		if v.Key == key {
+			return v
+		}
+	}
+	return Value{}
+}
+
+func TestDefaults(t *testing.T) {
+	l := load(t, Sources{DefaultFile: filepath.Join(t.TempDir(), "absent.yml")})
+	if diff := cmp.Diff(defaults, l.Config); diff != "" {
+		t.Error(diff)
+	}
+	if l.File != "" {
+		t.Errorf("file %q", l.File)
+	}
+	for _, v := range l.Values {
+		if v.Origin != "default" {
+			t.Errorf("%+v", v)
+		}
+	}
+	if len(l.Values) != len(Keys()) {
+		t.Errorf("%d values for %d keys", len(l.Values), len(Keys()))
+	}
+}
+
+func TestExampleIsTheDefaults(t *testing.T) {
+	l := load(t, Sources{File: writeFile(t, Example())})
+	if diff := cmp.Diff(defaults, l.Config); diff != "" {
+		t.Error(diff)
+	}
+	for _, v := range l.Values {
+		if !strings.HasPrefix(v.Origin, l.File+":") {
+			t.Errorf("the example leaves out %s: %+v", v.Key, v)
+		}
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := writeFile(t, "slot: from_file\n")
+	env := []string{"WALSTREAM_SLOT=from_env", "HOME=/root"}
+	flags := map[string]string{"slot": "from_flag"}
+	for _, tc := range []struct {
+		name   string
+		src    Sources
+		value  string
+		origin string
+	}{
+		{"default", Sources{}, "walstream", "default"},
+		{"file", Sources{File: file}, "from_file", file + ":1"},
+		{"default file", Sources{DefaultFile: file}, "from_file", file + ":1"},
+		{"env", Sources{File: file, Environ: env}, "from_env", "environment WALSTREAM_SLOT"},
+		{"flag", Sources{File: file, Environ: env, Flags: flags}, "from_flag", "flag --slot"},
+		{"flag over file", Sources{File: file, Flags: flags}, "from_flag", "flag --slot"},
+		{"empty env", Sources{File: file, Environ: []string{"WALSTREAM_SLOT="}}, "from_file", file + ":1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := load(t, tc.src)
+			want := Value{Key: "slot", Value: tc.value, Origin: tc.origin}
+			if diff := cmp.Diff(want, l.value("slot")); diff != "" || l.Slot != tc.value {
+				t.Errorf("%s, slot %q", diff, l.Slot)
+			}
+		})
+	}
+}
+
+func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
+	texts := map[string]string{
+		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
+		"application_name": "w1", "compression_level": "best", "restore_retry": "90s",
+	}
+	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1",
+		CompressionLevel: "best", RestoreRetry: 90 * time.Second}
+	var file strings.Builder
+	var env []string
+	for _, k := range Keys() {
+		if texts[k.Path] == "" {
+			t.Fatalf("this test does not know %s", k.Path)
+		}
+		file.WriteString(strings.ReplaceAll(k.Path, "spool.dir", "spool: {dir") + ": " + texts[k.Path])
+		if k.Path == "spool.dir" {
+			file.WriteString("}")
+		}
+		file.WriteString("\n")
+		env = append(env, k.Env()+"="+texts[k.Path])
+	}
+	if diff := cmp.Diff(want, load(t, Sources{File: writeFile(t, file.String())}).Config); diff != "" {
+		t.Errorf("file: %s", diff)
+	}
+	if diff := cmp.Diff(want, load(t, Sources{Environ: env}).Config); diff != "" {
+		t.Errorf("environment: %s", diff)
+	}
+}
+
+func TestRelativePaths(t *testing.T) {
+	l := load(t, Sources{Dir: "/work", Flags: map[string]string{"archive": "a/b"}, Environ: []string{"WALSTREAM_SPOOL=../s"}})
+	if l.Archive != "/work/a/b" || l.SpoolDir != "/s" {
+		t.Errorf("archive %q, spool %q", l.Archive, l.SpoolDir)
+	}
+	l = load(t, Sources{Dir: "/work", Flags: map[string]string{"archive": "file:///a"}})
+	if l.Archive != "file:///a" {
+		t.Errorf("archive %q", l.Archive)
+	}
+}
+
+func TestSpoolAlias(t *testing.T) {
+	l := load(t, Sources{Environ: []string{"WALSTREAM_SPOOL=/a"}})
+	if got := l.value("spool.dir"); got.Value != "/a" || got.Origin != "environment WALSTREAM_SPOOL" {
+		t.Errorf("%+v", got)
+	}
+	if l := load(t, Sources{Environ: []string{"WALSTREAM_SPOOL=/a", "WALSTREAM_SPOOL_DIR=/a"}}); l.SpoolDir != "/a" {
+		t.Errorf("%+v", l.Config)
+	}
+	if _, err := Load(Sources{Environ: []string{"WALSTREAM_SPOOL=/a", "WALSTREAM_SPOOL_DIR=/b"}}); err == nil {
+		t.Error("two different spools are accepted")
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, tc := range []struct {
+		name, file string
+		want       []string // FILE stands for the file's name
+	}{
+		{"unknown", "slto: x\n", []string{"FILE:1: unknown key slto, did you mean slot?"}},
+		{"far off", "frobnicate: 1\n", []string{"FILE:1: unknown key frobnicate"}},
+		{"later work", "ack: archive\ntail_interval: 1s\n", []string{"FILE:1: unknown key ack", "FILE:2: unknown key tail_interval"}},
+		{"nested unknown", "spool:\n  dri: /x\n", []string{"FILE:2: unknown key spool.dri, did you mean dir?"}},
+		{"unknown section", "s3: { endpoint: x, region: y }\n", []string{"FILE:1: unknown key s3"}},
+		{"dotted", "spool.dir: /x\n", []string{"FILE:1: unknown key spool.dir, did you mean spool?"}},
+		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
+		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
+		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, application_name, compression_level, restore_retry, each with a value"}},
+		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
+		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
+		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{
+			`FILE:3: spool.dir: "here" is no absolute path`,
+			`FILE:1: slot: "Wal-Stream" is no slot name: 1 to 63 lower-case letters, digits and underscores`,
+			`FILE:4: compression_level: "9" is none of fastest, default, better, best`,
+			`FILE:2: restore_retry: "5" is no duration: write it like 90s, 15m or 2h30m`,
+		}},
+		{"name", "application_name: näh\nrestore_retry: -1s\n", []string{
+			`FILE:1: application_name: "näh" is no application_name: only printable ASCII`,
+			"FILE:2: restore_retry: must not be negative",
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			name := writeFile(t, tc.file)
+			_, err := Load(Sources{File: name})
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v, want a *config.Error", err)
+			}
+			for i := range tc.want {
+				tc.want[i] = strings.ReplaceAll(tc.want[i], "FILE", name)
+			}
+			if diff := cmp.Diff(tc.want, e.Problems); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestNullsAndAnchors(t *testing.T) {
+	for _, body := range []string{"", "# nothing\n", "slot:\nspool:\n", "~\n"} {
+		if diff := cmp.Diff(defaults, load(t, Sources{File: writeFile(t, body)}).Config); diff != "" {
+			t.Errorf("%q: %s", body, diff)
+		}
+	}
+	l := load(t, Sources{File: writeFile(t, "slot: &n abc\napplication_name: *n\n")})
+	if l.ApplicationName != "abc" {
+		t.Errorf("anchor: %+v", l.Config)
+	}
+}
+
+func TestUnreadableFile(t *testing.T) {
+	if _, err := Load(Sources{File: filepath.Join(t.TempDir(), "absent.yml")}); err == nil {
+		t.Error("a named file may be absent")
+	}
+	if _, err := Load(Sources{DefaultFile: t.TempDir()}); err == nil {
+		t.Error("a default file that cannot be read counts as absent")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	l := load(t, Sources{
+		Environ: []string{"WALSTREAM_SLTO=x", "WALSTREAM_SLOT=y", "OTHER=z"},
+		Flags:   map[string]string{"dbname": "host=a password=geheim"},
+	})
+	want := []string{
+		"environment variable WALSTREAM_SLTO is unknown, did you mean WALSTREAM_SLOT?",
+		"the password in --dbname is visible to every user of this machine: put it into ~/.pgpass",
+	}
+	if diff := cmp.Diff(want, l.Warnings); diff != "" {
+		t.Error(diff)
+	}
+	if got := l.value("dbname").Value; got != "host=a password=***" {
+		t.Errorf("shown: %s", got)
+	}
+	if l.DBName != "host=a password=geheim" {
+		t.Errorf("used: %s", l.DBName)
+	}
+}

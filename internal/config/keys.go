@@ -1,0 +1,139 @@
+// Package config reads walstream's settings: flag over environment over file
+// over default. Each value remembers where it came from. The package is
+// strict: a key that it does not know is an error, with the place and the
+// nearest name, because a setting that is silently ignored is found out in
+// the night in which it was needed.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// DefaultFile is read when no file is named, if it exists.
+const DefaultFile = "/etc/walstream/walstream.yml"
+
+// Config is every setting, with defaults filled in.
+type Config struct {
+	DBName           string        // libpq connection string or URL; empty: PG* environment
+	Archive          string        // absolute path or URL
+	SpoolDir         string        // absolute path
+	Slot             string        // replication slot
+	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
+	CompressionLevel string        // fastest, default, better or best
+	RestoreRetry     time.Duration // how long wal-get retries trouble
+}
+
+// Key is one scalar setting. The table of keys is the only place that names
+// settings: file, environment, flags, example and show follow it.
+type Key struct {
+	Path    string // as in the file, levels separated by dots
+	Flag    string // empty when there is none
+	Short   string // one-letter flag
+	Default string
+	Help    string // what it is, one line, for the flag and the example
+
+	relative bool // a path that flag and environment may give relative
+	secrets  bool // the value may hold a password
+	set      func(c *Config, text string) error
+}
+
+// Env is the environment variable of the key.
+func (k Key) Env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))
+}
+
+// CompressionLevels are the values of compression_level, in order of effort.
+func CompressionLevels() []string { return []string{"fastest", "default", "better", "best"} }
+
+// Keys lists all settings in the order of the example file.
+func Keys() []Key {
+	return []Key{
+		{Path: "dbname", Flag: "dbname", Short: "d", secrets: true,
+			Help: "how to reach the primary: libpq connection string or URL",
+			set:  func(c *Config, s string) error { c.DBName = s; return nil }},
+		{Path: "archive", Flag: "archive", relative: true, secrets: true,
+			Help: "directory of the archive",
+			set:  func(c *Config, s string) error { return setLocation(&c.Archive, s) }},
+		{Path: "spool.dir", Flag: "spool", Default: "/var/lib/walstream/spool", relative: true,
+			Help: "local directory in which WAL is durable until it is archived",
+			set:  func(c *Config, s string) error { return setPath(&c.SpoolDir, s) }},
+		{Path: "slot", Flag: "slot", Default: "walstream",
+			Help: "physical replication slot that keeps what is not archived",
+			set:  func(c *Config, s string) error { return setSlot(&c.Slot, s) }},
+		{Path: "application_name",
+			Help: "name for synchronous_standby_names; empty: that of the connection string, PGAPPNAME, or walstream",
+			set:  func(c *Config, s string) error { return setName(&c.ApplicationName, s) }},
+		{Path: "compression_level", Default: "fastest",
+			Help: "zstd effort: " + strings.Join(CompressionLevels(), ", "),
+			set:  func(c *Config, s string) error { return setChoice(&c.CompressionLevel, s, CompressionLevels()) }},
+		{Path: "restore_retry", Default: "15m",
+			Help: "how long wal-get retries trouble before recovery stops",
+			set:  func(c *Config, s string) error { return setDuration(&c.RestoreRetry, s) }},
+	}
+}
+
+func setLocation(dst *string, s string) error {
+	if s == "" || strings.Contains(s, "://") {
+		*dst = s
+		return nil
+	}
+	return setPath(dst, s)
+}
+
+func setPath(dst *string, s string) error {
+	if !filepath.IsAbs(s) {
+		return fmt.Errorf("%q is no absolute path", s)
+	}
+	*dst = filepath.Clean(s)
+	return nil
+}
+
+// PostgreSQL's ReplicationSlotValidateName, and NAMEDATALEN.
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+func setSlot(dst *string, s string) error {
+	if !slotName.MatchString(s) {
+		return fmt.Errorf("%q is no slot name: 1 to 63 lower-case letters, digits and underscores", s)
+	}
+	*dst = s
+	return nil
+}
+
+func setName(dst *string, s string) error {
+	for _, c := range s {
+		if c < ' ' || c > '~' {
+			return fmt.Errorf("%q is no application_name: only printable ASCII", s)
+		}
+	}
+	if len(s) > 63 {
+		return fmt.Errorf("%q is longer than 63 bytes, PostgreSQL would cut it", s)
+	}
+	*dst = s
+	return nil
+}
+
+func setChoice(dst *string, s string, choices []string) error {
+	if !slices.Contains(choices, s) {
+		return fmt.Errorf("%q is none of %s", s, strings.Join(choices, ", "))
+	}
+	*dst = s
+	return nil
+}
+
+func setDuration(dst *time.Duration, s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("%q is no duration: write it like 90s, 15m or 2h30m", s)
+	}
+	if d < 0 {
+		return errors.New("must not be negative")
+	}
+	*dst = d
+	return nil
+}
