@@ -42,12 +42,12 @@ type Scanner struct {
 	page    [longHeader]byte // header being read
 	pageHas int
 
-	rec     Record // the one being read
-	head    [recordHeader]byte
-	have    uint32 // bytes of rec read so far; zero between records
-	crc     uint32 // of those behind the header
-	pad     int    // bytes up to the next multiple of 8, behind rec or skip
-	prev    LSN    // start of the last complete record, zero when unknown
+	rec  Record // the one being read
+	head [recordHeader]byte
+	have uint32 // bytes of rec read so far; zero between records
+	crc  uint32 // of those behind the header
+	pad  int    // bytes up to the next multiple of 8, behind rec or skip
+	prev LSN    // start of the last complete record, zero when unknown
 
 	overwrites bool // the next record has to say that it stands for a torn one,
 	dropped    LSN  // which began here, if that is known
