@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"io"
 
 	"github.com/walstream/walstream/internal/fsx"
@@ -33,3 +34,15 @@ type Reader interface {
 // Open opens the piece for reading. It may be opened any number of times,
 // until it is released.
 func (p Sealed) Open() (Reader, error) { return p.fsys.Open(p.Path) }
+
+// end is the position behind the piece's last byte.
+func (p Sealed) end(size Size) wal.LSN { return p.ID.Start(size) + wal.LSN(p.To) }
+
+// compareSealed orders pieces by timeline and position, and of one segment the
+// shorter first.
+func compareSealed(a, b Sealed) int {
+	return cmp.Or(
+		cmp.Compare(a.ID.Timeline, b.ID.Timeline),
+		cmp.Compare(a.ID.No, b.ID.No),
+		cmp.Compare(a.To, b.To))
+}

@@ -1,9 +1,11 @@
 package segment
 
 import (
-	"context"
 	"errors"
+	"io/fs"
+	"sync"
 
+	"github.com/gofrs/flock"
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/internal/fsx"
@@ -42,79 +44,134 @@ type Usage struct {
 // Sync, SaveHistory and EndTimeline returns it, because the kernel may call a
 // retried fsync a success although the data is gone. A new process recovers.
 // Next and Release go on working.
-type Spool struct{}
+type Spool struct {
+	dir  string
+	fsys fsx.FS
+	id   Identity
+	size Size
+	log  zerolog.Logger
+	lock *flock.Flock // nil on another file system than the OS's
 
-var errTODO = errors.New("spool: not written yet")
+	// Only the appending goroutine uses these.
+	begun bool
+	next  wal.LSN // where the next Append has to start
 
-// OpenSpool makes the directory if it is missing, locks it, pins or checks its
-// identity (a difference is a [*ForeignError]) and recovers what an earlier
-// process left. The lock is a file lock and is taken on the operating
-// system's file system only; a held one is a [*LockedError].
-func OpenSpool(cfg SpoolConfig) (*Spool, error) { return nil, errTODO }
+	// syncMu is held during an fsync of the open segment and while open
+	// changes, so that no file is closed under an fsync, and none is fsynced
+	// again after a failure. It is taken before mu.
+	syncMu sync.Mutex
+
+	mu       sync.Mutex
+	err      error // final, see fail
+	tli      wal.Timeline
+	open     *openSegment // nil between segments; begins at or before durable
+	durable  wal.LSN      // on tli
+	appended wal.LSN      // written; not below durable
+	pieces   []*piece     // by timeline and LSN
+	saved    map[wal.Timeline]savedHistory
+	ended    map[wal.Timeline]wal.LSN // by EndTimeline
+	changed  chan struct{}            // closed when a piece is added
+}
+
+// openSegment is the segment that is being written: the file <SEGMENT>.partial.
+type openSegment struct {
+	id ID
+	f  fsx.File
+}
+
+type savedHistory struct {
+	body   []byte
+	parsed History
+}
 
 // Resume is the newest timeline that the spool holds WAL of and its durable
 // end; false when it holds none. Streaming starts at the segment's start. The
 // end may lie before what was acknowledged by an earlier process by less than
 // one record.
-func (s *Spool) Resume() (Position, bool) { return Position{}, false }
+func (s *Spool) Resume() (Position, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tli := s.newest()
+	end, any := s.held(tli)
+	return Position{tli, end}, any
+}
 
-// Begin starts a stream of timeline tli at lsn, the start of a segment. WAL
-// that arrives again is compared with what the spool holds durably, what lies
-// behind that is replaced. It fails with a [*GapError] when WAL between the
-// spool's end and lsn is missing (see [Spool.Skip]), with a [*TimelineError]
-// when the spool holds WAL of a newer timeline, of one that is no ancestor of
-// tli, or when another timeline is still open. A timeline above 1 needs its
-// history saved.
-func (s *Spool) Begin(tli wal.Timeline, lsn wal.LSN) error { return errTODO }
+// newest is the newest timeline that is held or being received; zero when
+// there is none.
+func (s *Spool) newest() wal.Timeline {
+	newest := s.tli
+	for _, p := range s.pieces {
+		newest = max(newest, p.ID.Timeline)
+	}
+	return newest
+}
 
-// Skip is [Spool.Begin] for a caller that has recorded the gap: WAL that the
-// server no longer has, or that the archive already holds. What the open
-// segment holds becomes a remainder.
-func (s *Spool) Skip(tli wal.Timeline, lsn wal.LSN) error { return errTODO }
-
-// Append takes the bytes p of timeline tli at lsn; the position must be the
-// one where the last call ended ([*GapError], [*OrderError], [*TimelineError]
-// otherwise). The bytes are durable when a Sync that begins afterwards has
-// returned. Bytes that differ from what is durable already are a
-// [*DivergenceError]; the stream has to be begun anew then.
-func (s *Spool) Append(tli wal.Timeline, lsn wal.LSN, p []byte) error { return errTODO }
-
-// Sync makes all bytes durable that were appended before the call and returns
-// the durable end of the timeline that is being received. It may run beside
-// Append. After an error nothing more may be acknowledged.
-func (s *Spool) Sync() (wal.LSN, error) { return 0, errTODO }
-
-// SaveHistory stores the history file of timeline tli durably. The same body
-// again is fine, a different one is a [*DivergenceError].
-func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error { return errTODO }
-
-// Histories lists the timelines whose history files are saved, in order.
-func (s *Spool) Histories() []wal.Timeline { return nil }
-
-// History is the saved history file of timeline tli; fs.ErrNotExist when there
-// is none.
-func (s *Spool) History(tli wal.Timeline) ([]byte, error) { return nil, errTODO }
-
-// EndTimeline says that the server ended timeline tli at end. What the open
-// segment holds becomes a remainder, which Next hands out, bytes beyond end
-// included ([Sealed.Ahead]).
-func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error { return errTODO }
-
-// Next waits for the next sealed segment or remainder and returns each once in
-// the life of the process: the oldest timeline first, within it in LSN order.
-// What is not released is handed out again by the next process.
-func (s *Spool) Next(ctx context.Context) (Sealed, error) { return Sealed{}, errTODO }
+// held is the end of what the spool can vouch for on tli; false when it holds
+// nothing of it.
+func (s *Spool) held(tli wal.Timeline) (end wal.LSN, any bool) {
+	if s.open != nil && s.open.id.Timeline == tli {
+		return s.durable, true
+	}
+	if tli == s.tli && tli != 0 {
+		// Within a segment only a remainder can vouch for the bytes.
+		end, any = s.size.Floor(s.durable), true
+	}
+	for _, p := range s.pieces {
+		if p.ID.Timeline == tli {
+			end, any = max(end, p.end(s.size)), true
+		}
+	}
+	return end, any
+}
 
 // OpenSegment is the durable part of the segment that is being written; false
 // when there is none.
-func (s *Spool) OpenSegment() (Sealed, bool) { return Sealed{}, false }
-
-// Release says that the archive has confirmed p. Its file is removed as soon
-// as recovery of the open segment does not need it any more.
-func (s *Spool) Release(p Sealed) error { return errTODO }
+func (s *Spool) OpenSegment() (Sealed, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil || s.durable <= s.open.id.Start(s.size) {
+		return Sealed{}, false
+	}
+	p := Sealed{ID: s.open.id, Path: s.partialPath(s.open.id), To: s.size.Offset(s.durable), fsys: s.fsys}
+	p.Ahead = s.ahead(p)
+	return p, true
+}
 
 // Usage is what the spool occupies now.
-func (s *Spool) Usage() Usage { return Usage{} }
+func (s *Spool) Usage() Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var u Usage
+	for _, p := range s.pieces {
+		u.Bytes += int64(s.size)
+		if !p.released {
+			u.Waiting++
+		}
+	}
+	if s.open != nil {
+		u.Bytes += int64(s.size)
+	}
+	return u
+}
 
-// Close releases the files and the lock. It does not sync.
-func (s *Spool) Close() error { return nil }
+// Close gives up the files and the lock; it does not sync. The other methods
+// must have returned.
+func (s *Spool) Close() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = fs.ErrClosed
+	}
+	var err error
+	if s.open != nil {
+		err = s.open.f.Close()
+		s.open = nil
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+		s.lock = nil
+	}
+	return err
+}

@@ -1,0 +1,101 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/walstream/walstream/wal"
+)
+
+// insideRecord says whether a complete segment lies wholly within one record:
+// its first page continues a record by more bytes than the segment has room
+// for. Such a segment says nothing without the one before.
+func insideRecord(r io.ReaderAt, size Size) bool {
+	const (
+		pageSize, shortHeader, longHeader = 8192, 24, 40
+		firstIsContRecord                 = 0x0001 // XLP_FIRST_IS_CONTRECORD
+	)
+	var header [shortHeader]byte
+	if _, err := r.ReadAt(header[:], 0); err != nil {
+		return false
+	}
+	info := binary.LittleEndian.Uint16(header[2:])
+	rem := binary.LittleEndian.Uint32(header[16:])
+	room := uint32(size) - uint32(size)/pageSize*shortHeader - (longHeader - shortHeader)
+	return info&firstIsContRecord != 0 && rem > room
+}
+
+// leadTo collects what held gives for the segments before id, back to the
+// first that does not lie inside a record, oldest first. It is nil when one of
+// them is not held.
+func leadTo[P any](id ID, held func(no uint64) (p P, inside, ok bool)) []P {
+	var lead []P
+	for no := id.No; no > 0; {
+		no--
+		p, inside, ok := held(no)
+		if !ok {
+			return nil
+		}
+		lead = append(lead, p)
+		if !inside {
+			slices.Reverse(lead)
+			return lead
+		}
+	}
+	return nil
+}
+
+// chainEnd reads an unfinished segment and returns the end of the valid record
+// chain in it, its start if there is none. The complete segments lead come
+// just before it; a record that continues from them is checked as a whole.
+// Without them such a record is skipped unchecked, and sure is false then. An
+// error is one of reading p; the end is good nevertheless.
+func chainEnd(id Identity, lead []Sealed, p Sealed) (end wal.LSN, sure bool, err error) {
+	start := p.ID.Start(id.SegmentSize)
+	first := start
+	if len(lead) > 0 {
+		first = lead[0].ID.Start(id.SegmentSize)
+	}
+	scan := wal.NewScanner(wal.ScanConfig{
+		Start:            first,
+		Timeline:         p.ID.Timeline,
+		SystemIdentifier: id.SystemIdentifier,
+		SegmentSize:      uint32(id.SegmentSize),
+		Major:            id.MajorVersion,
+	})
+	for _, before := range lead {
+		if err := feed(scan, before, id.SegmentSize); err != nil {
+			return chainEnd(id, nil, p) // as good as not held
+		}
+	}
+	err = feed(scan, p, id.SegmentSize)
+	var invalid *wal.EndError
+	if errors.As(err, &invalid) {
+		err = nil
+	}
+	return max(start, scan.End()), len(lead) > 0 || !scan.UnknownCarry(), err
+}
+
+func feed(scan *wal.Scanner, p Sealed, size Size) error {
+	f, err := p.Open()
+	if err != nil {
+		return err
+	}
+	defer f.Close() // only read
+	src := io.NewSectionReader(f, 0, int64(size))
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := src.Read(buf)
+		if ferr := scan.Feed(buf[:n]); ferr != nil {
+			return ferr
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package segment
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/gofrs/flock"
+
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/wal"
+)
+
+// OpenSpool makes the directory if it is missing, locks it, pins or checks its
+// identity (a difference is a [*ForeignError]) and recovers what an earlier
+// process left. The lock is a file lock and is taken on the operating
+// system's file system only; a held one is a [*LockedError].
+func OpenSpool(cfg SpoolConfig) (*Spool, error) {
+	s := &Spool{
+		dir:     cfg.Dir,
+		fsys:    cfg.FS,
+		id:      cfg.Identity,
+		size:    cfg.Identity.SegmentSize,
+		log:     cfg.Log,
+		saved:   map[wal.Timeline]savedHistory{},
+		ended:   map[wal.Timeline]wal.LSN{},
+		changed: make(chan struct{}),
+	}
+	if s.fsys == nil {
+		s.fsys = fsx.OS{}
+	}
+	if !s.size.Valid() || s.id.SystemIdentifier == 0 {
+		return nil, fmt.Errorf("spool %s: the cluster's identity is not complete: %+v", s.dir, s.id)
+	}
+	err := s.openDir()
+	if err == nil {
+		err = s.recoverFiles()
+	}
+	if err == nil {
+		s.setPosition()
+		return s, nil
+	}
+	_ = s.Close() // the first error says it all
+	var locked *LockedError
+	var foreign *ForeignError
+	if errors.As(err, &locked) || errors.As(err, &foreign) {
+		return nil, withHint(s.dir, err)
+	}
+	return nil, withHint(s.dir, fmt.Errorf("open spool %s: %w", s.dir, err))
+}
+
+func (s *Spool) openDir() error {
+	if err := fsx.MkdirAll(s.fsys, s.dir, 0o700); err != nil {
+		return err
+	}
+	if _, real := s.fsys.(fsx.OS); real {
+		s.lock = flock.New(s.path(lockFile))
+		held, err := s.lock.TryLock()
+		if err != nil {
+			return err
+		}
+		if !held {
+			return &LockedError{Path: s.path(lockFile)}
+		}
+	}
+	return s.pin()
+}
+
+// pin checks the identity that the spool has, or gives it one. It is written
+// anew each time, see recoverFiles.
+func (s *Spool) pin() error {
+	pinned, err := readIdentity(s.fsys, s.dir)
+	if err == nil {
+		err = pinned.Match("spool "+s.dir, s.id)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = s.refuseNameless()
+	}
+	if err != nil {
+		return err
+	}
+	body, err := json.MarshalIndent(s.id, "", "  ")
+	if err != nil {
+		return err
+	}
+	return fsx.WriteFile(s.fsys, s.path(identityFile), append(body, '\n'), 0o600)
+}
+
+// refuseNameless fails if the directory holds WAL but not whose it is.
+func (s *Spool) refuseNameless() error {
+	entries, err := s.fsys.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if kind, _, _ := parseFile(e.Name(), s.size); kind != otherFile && kind != tmpFile {
+			return hint.Errorf("set spool.dir to an empty directory",
+				"it holds %s, but no %s that says of which cluster", e.Name(), identityFile)
+		}
+	}
+	return nil
+}
+
+func readIdentity(fsys fsx.FS, dir string) (Identity, error) {
+	path := filepath.Join(dir, identityFile)
+	body, err := fsx.ReadFile(fsys, path)
+	if err != nil {
+		return Identity{}, err
+	}
+	var id Identity
+	if err := json.Unmarshal(body, &id); err != nil {
+		return Identity{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if !id.SegmentSize.Valid() {
+		return Identity{}, fmt.Errorf("%s: %d is no wal_segment_size", path, id.SegmentSize)
+	}
+	return id, nil
+}
+
+// setPosition makes the end of what was recovered the current position.
+func (s *Spool) setPosition() {
+	if s.open != nil {
+		return // has set it
+	}
+	s.tli = 0
+	tli := s.newest()
+	end, _ := s.held(tli)
+	s.tli, s.durable, s.appended = tli, end, end
+}
+
+// withHint says what can be done about the common failures of a spool.
+func withHint(dir string, err error) error {
+	var locked *LockedError
+	var foreign *ForeignError
+	switch {
+	case errors.As(err, &locked):
+		return hint.With(err, "fuser -v %s", locked.Path)
+	case errors.As(err, &foreign):
+		return hint.With(err, "set spool.dir to an empty directory for this cluster")
+	case errors.Is(err, fs.ErrPermission):
+		return hint.With(err, "chown -R $(id -un) %s", dir)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return hint.With(err, "df -h %s", dir)
+	case errors.Is(err, syscall.EROFS):
+		return hint.With(err, "findmnt -T %s", dir)
+	}
+	return err
+}

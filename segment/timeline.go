@@ -1,0 +1,156 @@
+package segment
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/wal"
+)
+
+// SaveHistory stores the history file of timeline tli durably. The same body
+// again is fine, a different one is a [*DivergenceError].
+func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
+	if err := s.failed(); err != nil {
+		return err
+	}
+	parsed, err := ParseHistory(tli, body)
+	if err != nil {
+		return err
+	}
+	path := s.path(HistoryName(tli))
+	s.mu.Lock()
+	old, known := s.saved[tli]
+	s.mu.Unlock()
+	switch {
+	case known && bytes.Equal(old.body, body):
+		return nil
+	case known:
+		return &DivergenceError{Object: path, Timeline: tli}
+	}
+	if err := fsx.WriteFile(s.fsys, path, body, 0o600); err != nil {
+		return s.fail(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saved[tli] = savedHistory{body: bytes.Clone(body), parsed: parsed}
+	return nil
+}
+
+// Histories lists the timelines whose history files are saved, in order.
+func (s *Spool) Histories() []wal.Timeline {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.saved))
+}
+
+// History is the saved history file of timeline tli; fs.ErrNotExist when there
+// is none.
+func (s *Spool) History(tli wal.Timeline) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := s.saved[tli]
+	if !ok {
+		return nil, fmt.Errorf("spool %s: %s: %w", s.dir, HistoryName(tli), fs.ErrNotExist)
+	}
+	return bytes.Clone(h.body), nil
+}
+
+// EndTimeline says that the server ended timeline tli at end. What the open
+// segment holds becomes a remainder, which Next hands out, bytes behind end
+// included ([Sealed.Ahead]).
+func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.begun = false
+	if err := s.failed(); err != nil {
+		return err
+	}
+	if tli != s.tli {
+		return &TimelineError{Have: s.tli, Got: tli, Reason: "it is not being received"}
+	}
+	s.mu.Lock()
+	s.ended[tli] = end
+	s.mu.Unlock()
+	if s.open == nil {
+		return nil
+	}
+	if err := s.sync(); err != nil {
+		return err
+	}
+	return s.remainder()
+}
+
+// remainder makes the durable part of the open segment a piece of its own. It
+// needs syncMu.
+func (s *Spool) remainder() error {
+	id := s.open.id
+	to := int64(s.durableEnd() - id.Start(s.size))
+	if to == 0 {
+		return s.discard()
+	}
+	return s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+}
+
+// discard gives up an open segment of which nothing is durable. If there are
+// bytes in it nevertheless, the file is kept aside. It needs syncMu.
+func (s *Spool) discard() error {
+	path := s.partialPath(s.open.id)
+	empty, err := allZero(io.NewSectionReader(s.open.f, 0, int64(s.size)))
+	if err == nil && empty {
+		err = s.fsys.Remove(path)
+	} else if err == nil {
+		err = s.aside(path, "nothing in it can be verified")
+	}
+	if err == nil {
+		err = s.open.f.Close()
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	s.setOpen(nil)
+	return nil
+}
+
+func allZero(r io.Reader) (bool, error) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		if len(bytes.TrimLeft(buf[:n], "\x00")) > 0 {
+			return false, nil
+		}
+		if err == io.EOF {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// ahead is what [Sealed.Ahead] says of p. It needs mu.
+func (s *Spool) ahead(p Sealed) wal.LSN {
+	fork, ok := s.ended[p.ID.Timeline]
+	for _, tli := range slices.Backward(slices.Sorted(maps.Keys(s.saved))) {
+		if !ok {
+			fork, ok = s.saved[tli].parsed.EndOf(p.ID.Timeline)
+		}
+	}
+	if ok && p.end(s.size) > fork {
+		return fork
+	}
+	return 0
+}
+
+// historyOf is the saved history of tli, or that of a timeline without
+// ancestors. It needs mu.
+func (s *Spool) historyOf(tli wal.Timeline) History {
+	if h, ok := s.saved[tli]; ok {
+		return h.parsed
+	}
+	return History{Timeline: tli}
+}
