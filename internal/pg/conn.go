@@ -8,8 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -49,26 +51,17 @@ func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	cfg.RuntimeParams["replication"] = "true"
-	// A target_session_attrs check of the driver would fail on a walsender:
-	// it sends lower-case SHOW or SQL.
-	cfg.ValidateConnect = func(ctx context.Context, c *pgconn.PgConn) error {
-		if o.AllowStandby {
-			return nil
-		}
-		return refuseStandby(ctx, &Conn{c})
-	}
-	return connect(ctx, cfg)
+	return connect(ctx, cfg, o.AllowStandby)
 }
 
 // ConnectSQL opens an ordinary connection to the conninfo's database, or to
-// postgres when it names none.
+// postgres when it names none. Hosts are chosen as by [ConnectReplication].
 func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
 	cfg, err := parse(o, "postgres")
 	if err != nil {
 		return nil, err
 	}
-	cfg.ValidateConnect = nil
-	return connect(ctx, cfg)
+	return connect(ctx, cfg, o.AllowStandby)
 }
 
 // Name is the application name that a connection with these options reports.
@@ -80,7 +73,19 @@ func (o Options) Name() (string, error) {
 	return cfg.RuntimeParams["application_name"], nil
 }
 
-func connect(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+func connect(ctx context.Context, cfg *pgconn.Config, allowStandby bool) (*Conn, error) {
+	// The driver's own check of target_session_attrs would fail on a
+	// walsender: it sends lower-case SHOW or SQL.
+	cfg.ValidateConnect = func(ctx context.Context, c *pgconn.PgConn) error {
+		if allowStandby {
+			return nil
+		}
+		return refuseStandby(ctx, &Conn{c})
+	}
+	// A peer that vanished is noticed within about a minute.
+	dialer := net.Dialer{Timeout: cfg.ConnectTimeout, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}
+	cfg.DialFunc = dialer.DialContext
 	c, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, explain(cfg, err)
@@ -134,7 +139,10 @@ func refuseStandby(ctx context.Context, c *Conn) error {
 	return nil
 }
 
-// Address is where the connection leads, for messages.
+// Address is where the connection leads.
+func (c *Conn) Address() string { return c.PgConn.Conn().RemoteAddr().String() }
+
+// Address is where cfg leads first, for messages.
 func Address(cfg *pgconn.Config) string {
 	if strings.HasPrefix(cfg.Host, "/") {
 		return fmt.Sprintf("%s/.s.PGSQL.%d", cfg.Host, cfg.Port)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walstream/walstream/internal/hint"
 )
@@ -19,12 +20,12 @@ const (
 	CodeUndefinedFile       = "58P01"
 	CodeInternal            = "XX000"
 	CodeDataCorrupted       = "XX001"
+	CodeFeatureNotSupported = "0A000"
 	codeInvalidAuth         = "28000"
 	codeInvalidPassword     = "28P01"
 	codeInsufficientRight   = "42501"
 	codeTooManyConnections  = "53300"
 	codeUndefinedDatabase   = "3D000"
-	codeFeatureNotSupported = "0A000"
 )
 
 // Code is the SQLSTATE of the server's answer in err's chain, "" when the
@@ -37,13 +38,16 @@ func Code(err error) string {
 	return ""
 }
 
+// ServerError is the error that a message of the server's stands for.
+func ServerError(m *pgproto3.ErrorResponse) error { return pgconn.ErrorResponseToPgError(m) }
+
 // Definite says that waiting will not mend a failed connection: the server
 // answered and refused for a reason that only a person can remove. Anything
 // else (unreachable, starting up, shutting down, too many connections) may
 // pass by itself.
 func Definite(err error) bool {
 	switch Code(err) {
-	case codeInvalidAuth, codeInvalidPassword, codeInsufficientRight, codeUndefinedDatabase, codeFeatureNotSupported:
+	case codeInvalidAuth, codeInvalidPassword, codeInsufficientRight, codeUndefinedDatabase, CodeFeatureNotSupported:
 		return true
 	}
 	var badConninfo *pgconn.ParseConfigError

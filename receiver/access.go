@@ -1,0 +1,130 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// slotAccess is a way to read and move a slot.
+type slotAccess interface {
+	read(context.Context) (SlotState, error)
+	// advance moves the slot forward and returns where it is then; its own
+	// position counts as use of the slot. It never goes beyond what the
+	// server has flushed.
+	advance(context.Context, wal.LSN) (wal.LSN, error)
+	close()
+}
+
+// sqlAccess moves the slot with pg_replication_slot_advance, on one connection
+// that is kept.
+type sqlAccess struct {
+	slot Slot
+	conn *pg.Conn
+}
+
+// check refuses another cluster than the one that was accepted.
+func (a *sqlAccess) check(ctx context.Context, want segment.Identity) error {
+	rows, err := a.conn.Rows(ctx, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
+	if err != nil {
+		return err
+	}
+	have := want
+	if have.SystemIdentifier, err = strconv.ParseUint(rows[0][0], 10, 64); err != nil {
+		return fmt.Errorf("system identifier: %w", err)
+	}
+	return have.Match("server "+a.conn.Address(), want)
+}
+
+func (a *sqlAccess) read(ctx context.Context) (SlotState, error) { return a.slot.readSQL(ctx, a.conn) }
+
+func (a *sqlAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
+	rows, err := a.conn.Rows(ctx, fmt.Sprintf("SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance(%s, '%s')",
+		pg.QuoteLiteral(a.slot.Name), to))
+	if err != nil {
+		return 0, err
+	}
+	return wal.ParseLSN(rows[0][0])
+}
+
+func (a *sqlAccess) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// Only politeness: the server notices a closed socket too.
+	_ = a.conn.Close(ctx)
+}
+
+// protocolAccess moves the slot with a short stream of its own, for servers
+// that allow no SQL: walsender takes over the flush position of a status.
+type protocolAccess struct{ h *HoldSlot }
+
+func (a *protocolAccess) read(ctx context.Context) (SlotState, error) {
+	conn, err := a.h.walsender(ctx)
+	if err != nil {
+		return SlotState{}, err
+	}
+	defer conn.Close(ctx)
+	return a.h.slot.read(ctx, conn)
+}
+
+// advance streams from the server's end, so that hardly any WAL comes. The
+// server would move the slot backward, or ahead of itself: both are prevented
+// here.
+func (a *protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
+	conn, err := a.h.walsender(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	sys, err := conn.IdentifySystem(ctx)
+	if err != nil {
+		return 0, err
+	}
+	state, err := a.h.slot.read(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	to = max(min(to, sys.FlushLSN), state.RestartLSN)
+	front := conn.Frontend()
+	front.Send(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT "%s" PHYSICAL %s TIMELINE %s`,
+		a.h.slot.Name, sys.FlushLSN, sys.Timeline)})
+	if err := front.Flush(); err != nil {
+		return 0, err
+	}
+	if err := await[*pgproto3.CopyBothResponse](ctx, conn); err != nil {
+		return 0, err
+	}
+	status := appendStatus(nil, to, to, time.Now(), false)
+	front.Send(&pgproto3.CopyData{Data: status[5:]}) // the driver frames it
+	front.Send(&pgproto3.CopyDone{})
+	if err := front.Flush(); err != nil {
+		return 0, err
+	}
+	return to, await[*pgproto3.ReadyForQuery](ctx, conn)
+}
+
+// await reads messages up to one of type T; an error message of the server
+// ends it too.
+func await[T pgproto3.BackendMessage](ctx context.Context, conn *pg.Conn) error {
+	for {
+		m, err := conn.ReceiveMessage(ctx)
+		if err != nil {
+			return err
+		}
+		if _, ok := m.(T); ok {
+			return nil
+		}
+		if e, ok := m.(*pgproto3.ErrorResponse); ok {
+			return pg.ServerError(e)
+		}
+	}
+}
+
+func (a *protocolAccess) close() {} // its connections are short

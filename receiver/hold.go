@@ -1,0 +1,235 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// HoldSlot keeps a replication slot at what the archive holds, so that the
+// primary keeps everything else. The slot is moved only by [HoldSlot.Advance]
+// and only forward, in any case looked at and touched regularly: a slot that
+// is missing or has lost its WAL is made anew.
+type HoldSlot struct {
+	slot  Slot
+	every time.Duration
+	log   zerolog.Logger
+	ready chan struct{} // closed by begin
+	wake  chan struct{} // Advance was called
+
+	access slotAccess // Run's alone
+
+	mu       sync.Mutex
+	identity segment.Identity
+	target   wal.LSN
+	status   HoldStatus
+}
+
+// HoldStatus is what is known of the hold slot.
+type HoldStatus struct {
+	SlotState
+	// Target is the position the slot may move to.
+	Target wal.LSN `json:"target_lsn,omitempty"`
+	// Looked is when the server last answered.
+	Looked    time.Time `json:"looked,omitzero"`
+	LastError string    `json:"last_error,omitempty"`
+	// Recreated counts how often the slot was found missing or lost; WAL
+	// that was not archived may have gone each time.
+	Recreated int `json:"recreated"`
+}
+
+func newHoldSlot(slot Slot, every time.Duration, log zerolog.Logger) *HoldSlot {
+	return &HoldSlot{
+		slot: slot, every: every, log: log.With().Str("slot", slot.Name).Logger(),
+		ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		status: HoldStatus{SlotState: SlotState{Name: slot.Name}},
+	}
+}
+
+// begin says that the server was found to be the right one.
+func (h *HoldSlot) begin(id segment.Identity) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.identity = id
+	close(h.ready)
+}
+
+// Advance allows the slot to move to lsn: all WAL before it is archived. It
+// does not wait; positions below earlier ones are ignored.
+func (h *HoldSlot) Advance(lsn wal.LSN) {
+	h.mu.Lock()
+	h.target = max(h.target, lsn)
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Status is the present state. It may be called at any time.
+func (h *HoldSlot) Status() HoldStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st := h.status
+	st.Target = h.target
+	return st
+}
+
+// Run keeps the slot until ctx ends; then it moves it a last time. It waits
+// until the receiver has accepted the server. Trouble with the slot is never
+// an error here: it is logged, shown in Status and tried again. It must be
+// called only once.
+func (h *HoldSlot) Run(ctx context.Context) error {
+	defer h.close()
+	select {
+	case <-h.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	t := time.NewTicker(h.every)
+	defer t.Stop()
+	for {
+		h.look(ctx)
+		select {
+		case <-ctx.Done():
+			if st := h.Status(); st.Target > st.RestartLSN {
+				h.look(context.WithoutCancel(ctx))
+			}
+			return nil
+		case <-h.wake:
+		case <-t.C:
+		}
+	}
+}
+
+// look is one round. It is bounded, so that a server which hangs does not keep
+// Run from ending.
+func (h *HoldSlot) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := h.keep(ctx)
+	if err != nil {
+		h.close()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if err != nil && text != h.status.LastError && !errors.Is(err, context.Canceled) {
+		h.log.Warn().Err(err).Msg("slot not moved, trying again")
+	}
+	h.status.LastError = text
+}
+
+func (h *HoldSlot) keep(ctx context.Context) error {
+	if err := h.connect(ctx); err != nil {
+		return err
+	}
+	st, err := h.access.read(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.Holds() {
+		if st, err = h.recreate(ctx, st); err != nil {
+			return err
+		}
+	}
+	h.note(st)
+	to := max(h.Status().Target, st.RestartLSN) // its own position again is a touch
+	to, err = h.access.advance(ctx, to)
+	switch pg.Code(err) {
+	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
+		// Another receiver of this cluster moves the slot now, or has moved
+		// it further ("minimum is") since it was read.
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	st.RestartLSN = to
+	h.note(st)
+	return nil
+}
+
+func (h *HoldSlot) note(st SlotState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status.SlotState, h.status.Looked = st, time.Now()
+}
+
+// recreate makes a slot that holds nothing anew.
+func (h *HoldSlot) recreate(ctx context.Context, was SlotState) (SlotState, error) {
+	h.log.Error().Bool("exists", was.Exists).Str("wal_status", was.WALStatus).
+		Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
+	conn, err := h.walsender(ctx)
+	if err != nil {
+		return was, err
+	}
+	defer conn.Close(ctx)
+	if err := h.slot.reserve(ctx, conn, was); err != nil {
+		return was, err
+	}
+	h.mu.Lock()
+	h.status.Recreated++
+	h.mu.Unlock()
+	return h.slot.read(ctx, conn)
+}
+
+// connect opens the way to the slot: SQL if the server lets us, otherwise the
+// replication protocol from then on.
+func (h *HoldSlot) connect(ctx context.Context) error {
+	if h.access != nil {
+		return nil
+	}
+	conn, err := pg.ConnectSQL(ctx, h.slot.Options)
+	if pg.Definite(err) && !errors.Is(err, pg.ErrStandby) {
+		h.log.Info().Err(err).Msg("no SQL for the slot, moving it by the replication protocol")
+		h.access = &protocolAccess{h: h}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a := &sqlAccess{slot: h.slot, conn: conn}
+	if err := a.check(ctx, h.identity); err != nil {
+		a.close()
+		return err
+	}
+	h.access = a
+	return nil
+}
+
+// walsender is a replication connection to the cluster that was accepted.
+func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
+	conn, err := pg.ConnectReplication(ctx, h.slot.Options)
+	if err != nil {
+		return nil, err
+	}
+	id, _, err := conn.Identity(ctx)
+	if err == nil {
+		err = id.Match("server "+conn.Address(), h.identity)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("slot %s: %w", h.slot.Name, err), conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+func (h *HoldSlot) close() {
+	if h.access != nil {
+		h.access.close()
+	}
+	if _, sql := h.access.(*sqlAccess); sql { // by protocol: stay with it
+		h.access = nil
+	}
+}

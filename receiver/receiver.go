@@ -1,0 +1,168 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Sink is where received WAL goes; [*segment.Spool] is one. One goroutine
+// calls Resume, History, SaveHistory, Begin, Append and EndTimeline, another
+// calls Sync beside it. Any error of a sink is final: nothing more is
+// acknowledged and [Receiver.Run] returns it.
+type Sink interface {
+	// Resume is the newest timeline and its durable end, false for an empty
+	// sink.
+	Resume() (segment.Position, bool)
+	// History is a saved history file, fs.ErrNotExist when there is none.
+	History(tli wal.Timeline) ([]byte, error)
+	// SaveHistory makes a history file durable before it returns.
+	SaveHistory(tli wal.Timeline, body []byte) error
+	// Begin starts a stream at a segment's start.
+	Begin(tli wal.Timeline, lsn wal.LSN) error
+	// Append takes bytes over; p is reused after it returns. While it waits
+	// no WAL is read, but status goes on being sent.
+	Append(tli wal.Timeline, lsn wal.LSN, p []byte) error
+	// Sync makes durable what was appended before the call and returns the
+	// durable end.
+	Sync() (wal.LSN, error)
+	// EndTimeline says that the server ended timeline tli at end. It may be
+	// said again after a restart.
+	EndTimeline(tli wal.Timeline, end wal.LSN) error
+}
+
+// Config says what to receive and where to put it.
+type Config struct {
+	// Options leads to the primary. AllowStandby is ignored.
+	Options pg.Options
+	// Slot is the name of the hold slot.
+	Slot string
+	// CreateSlot makes a missing slot at the first connection; without it a
+	// missing slot is an error.
+	CreateSlot bool
+	// OpenSink is called once, at the first connection, with the identity
+	// of the server's cluster. This is the place to pin or compare it: a
+	// [*segment.ForeignError] ends Run before anything is stored.
+	OpenSink func(context.Context, segment.Identity) (Sink, error)
+	// ArchiveResume is where to go on when the sink is empty: the end of
+	// the last complete segment that the archive holds on the way of the
+	// given history; false when it holds none. May be nil.
+	ArchiveResume func(context.Context, segment.History) (segment.Position, bool, error)
+	Log           zerolog.Logger
+
+	// StatusInterval is the longest time between two status messages; zero
+	// means 10 s. A server with a short wal_sender_timeout gets them more
+	// often.
+	StatusInterval time.Duration
+	// SilenceTimeout is how long the server may say nothing, pings
+	// included, before the connection is given up; zero means 60 s.
+	SilenceTimeout time.Duration
+	// SlotInterval is how often the hold slot is looked at; zero means 10 s.
+	SlotInterval time.Duration
+	// Now is the clock of Status; nil means time.Now.
+	Now func() time.Time
+}
+
+// Receiver streams WAL from one primary.
+type Receiver struct {
+	cfg   Config
+	board *board
+	hold  *HoldSlot
+
+	// The session's alone.
+	sink     Sink // opened for identity
+	identity segment.Identity
+	accepted bool // the server was good once, its slot included
+}
+
+// New checks the configuration; it does not connect.
+func New(cfg Config) (*Receiver, error) {
+	if err := checkSlotName(cfg.Slot); err != nil {
+		return nil, err
+	}
+	if cfg.OpenSink == nil {
+		return nil, errors.New("receiver: no OpenSink")
+	}
+	cfg.Options.AllowStandby = false
+	cfg.StatusInterval = orDefault(cfg.StatusInterval, 10*time.Second)
+	cfg.SilenceTimeout = orDefault(cfg.SilenceTimeout, time.Minute)
+	cfg.SlotInterval = orDefault(cfg.SlotInterval, 10*time.Second)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	r := &Receiver{cfg: cfg, board: newBoard(cfg.Now)}
+	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
+	return r, nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+// HoldSlot keeps the slot behind the archive. Its Run belongs beside this
+// Run, and may outlast it: it waits until the server is known to be the right
+// one.
+func (r *Receiver) HoldSlot() *HoldSlot { return r.hold }
+
+// Status is the present state. It may be called at any time.
+func (r *Receiver) Status() Status { return r.board.read() }
+
+// Run streams until ctx ends, and then returns nil after what was received
+// has been made durable and acknowledged. A server that cannot be reached is
+// tried again for ever, at least every 5 s. An error ends Run when waiting
+// cannot mend it: a definite refusal at the first connection ([pg.Definite], a
+// slot that is missing or unfit), a server of another cluster
+// ([*segment.ForeignError]), WAL that the server no longer has
+// ([*WALRemovedError]), or any error of the sink. It must be called only once.
+func (r *Receiver) Run(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 5*time.Second
+	defer r.board.state(Stopped)
+	for {
+		streamed, err := r.session(ctx)
+		if r.final(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if streamed {
+			wait.Reset()
+		}
+		if err == nil { // the end of a timeline: the next one at once
+			continue
+		}
+		if r.board.failed(err) {
+			r.cfg.Log.Warn().Err(err).Msg("not streaming, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait.NextBackOff()):
+		}
+	}
+}
+
+// final says whether err ends Run.
+func (r *Receiver) final(err error) bool {
+	var (
+		foreign *segment.ForeignError
+		removed *WALRemovedError
+		stored  *sinkError
+		refused *refusal
+	)
+	if errors.As(err, &foreign) || errors.As(err, &removed) || errors.As(err, &stored) {
+		return true
+	}
+	return !r.accepted && (errors.As(err, &refused) || pg.Definite(err))
+}

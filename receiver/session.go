@@ -1,0 +1,188 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// setupTimeout bounds everything before the stream begins, so that a server
+// which accepts connections and then hangs is given up.
+const setupTimeout = 30 * time.Second
+
+// session is one connection: it streams one timeline. streamed says whether
+// the server sent anything; a nil error, that the timeline has ended or ctx.
+func (r *Receiver) session(ctx context.Context) (streamed bool, err error) {
+	r.board.connecting()
+	setup, cancel := context.WithTimeout(ctx, setupTimeout)
+	defer cancel()
+	conn, err := pg.ConnectReplication(setup, r.cfg.Options)
+	if err != nil {
+		return false, err
+	}
+	// After the hijack this is a no-op.
+	defer conn.Close(context.WithoutCancel(ctx))
+	st, interval, err := r.prepare(setup, conn)
+	if err != nil {
+		return false, err
+	}
+	s, err := r.open(conn, st, interval)
+	if err != nil {
+		return false, err
+	}
+	defer s.conn.Close()
+	if err := s.run(ctx); err != nil {
+		return s.live, err
+	}
+	if ctx.Err() == nil && (st.End == 0 || s.next != st.End) {
+		return s.live, fmt.Errorf("the server ended the stream of timeline %s at %s, not at its end", s.timeline, s.next)
+	}
+	return s.live, nil
+}
+
+// prepare asks who the server is, refuses what must be refused, and decides
+// what to stream. At the first good connection it opens the sink.
+func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Duration, error) {
+	id, sys, err := conn.Identity(ctx)
+	if err != nil {
+		return step{}, 0, err
+	}
+	r.board.connected(conn.Address(), conn.ParameterStatus("server_version"), sys.FlushLSN)
+	if err := r.accept(ctx, conn, id); err != nil {
+		return step{}, 0, err
+	}
+	h, err := histories(ctx, conn, r.sink, sys.Timeline)
+	if err != nil {
+		return step{}, 0, err
+	}
+	st, err := r.choose(ctx, conn, h, sys)
+	if err != nil {
+		return step{}, 0, err
+	}
+	timeout, err := conn.Show(ctx, "wal_sender_timeout")
+	if err != nil {
+		return step{}, 0, err
+	}
+	return st, statusInterval(timeout, min(r.cfg.StatusInterval, r.cfg.SilenceTimeout/4)), nil
+}
+
+// accept compares the server with what was accepted before. The first time it
+// opens the sink, which knows what is pinned, and sees to the slot.
+func (r *Receiver) accept(ctx context.Context, conn *pg.Conn, id segment.Identity) error {
+	if r.accepted {
+		return id.Match("server "+conn.Address(), r.identity)
+	}
+	slot := r.hold.slot
+	state, err := slot.read(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if !state.Exists && !r.cfg.CreateSlot {
+		return slot.missing()
+	}
+	if err := r.openSink(ctx, conn, id); err != nil {
+		return err
+	}
+	if err := slot.reserve(ctx, conn, state); err != nil {
+		return err
+	}
+	r.accepted = true
+	r.hold.begin(id)
+	return nil
+}
+
+func (r *Receiver) openSink(ctx context.Context, conn *pg.Conn, id segment.Identity) (err error) {
+	if r.sink != nil {
+		return id.Match("server "+conn.Address(), r.identity)
+	}
+	r.sink, err = r.cfg.OpenSink(ctx, id)
+	r.identity = id
+	return fromSink(err)
+}
+
+// choose finds what to stream: the sink's timelines that the server has ended
+// are ended here too, until one is left that has more.
+func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (step, error) {
+	have, held := r.sink.Resume()
+	if !held {
+		var err error
+		if have, err = r.firstPosition(ctx, conn, h, sys); err != nil {
+			return step{}, err
+		}
+	}
+	for {
+		st, err := nextStep(h, sys.FlushLSN, have, r.identity.SegmentSize)
+		if err != nil {
+			return step{}, err
+		}
+		if !st.Done {
+			r.board.resuming(have, held)
+			return st, nil
+		}
+		if held {
+			if err := r.end(have, st.End); err != nil {
+				return step{}, err
+			}
+		}
+		have, held = st.Next, false
+	}
+}
+
+// end closes a timeline in the sink. WAL behind the fork is kept there.
+func (r *Receiver) end(have segment.Position, fork wal.LSN) error {
+	if have.LSN > fork {
+		r.board.update(func(st *Status) {
+			st.Orphan = &Orphan{Timeline: have.Timeline, Fork: fork, End: have.LSN}
+		})
+		r.cfg.Log.Error().Stringer("timeline", have.Timeline).Stringer("fork", fork).Stringer("end", have.LSN).
+			Msg("the new primary never had WAL that was received: kept, but not part of its history; acknowledged commits may be in it")
+	}
+	return fromSink(r.sink.EndTimeline(have.Timeline, fork))
+}
+
+// firstPosition is where to begin with an empty sink: behind the archive, else
+// where the slot holds WAL, else where the server is now.
+func (r *Receiver) firstPosition(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (segment.Position, error) {
+	if r.cfg.ArchiveResume != nil {
+		pos, ok, err := r.cfg.ArchiveResume(ctx, h)
+		if err != nil {
+			return pos, fmt.Errorf("resume from the archive: %w", err)
+		}
+		if ok {
+			return pos, nil
+		}
+	}
+	state, err := r.hold.slot.read(ctx, conn)
+	if err != nil {
+		return segment.Position{}, err
+	}
+	lsn := sys.FlushLSN
+	if state.RestartLSN != 0 {
+		lsn = state.RestartLSN
+	}
+	return segment.Position{Timeline: h.TimelineAt(lsn), LSN: lsn}, nil
+}
+
+// open takes the connection over from the driver.
+func (r *Receiver) open(conn *pg.Conn, st step, interval time.Duration) (*stream, error) {
+	raw, err := conn.Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
+	if raw.Frontend.ReadBufferLen() > 0 {
+		return nil, errors.Join(errors.New("take over the connection: the server sent something unasked"), raw.Conn.Close())
+	}
+	pc := &patientConn{Conn: raw.Conn, silence: r.cfg.SilenceTimeout}
+	s := &stream{
+		conn: pc, in: newFrameReader(pc), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
+		fb:       &feedback{conn: raw.Conn, timeout: r.cfg.SilenceTimeout, now: r.cfg.Now, start: st.Start},
+		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1),
+	}
+	s.fb.received.Store(uint64(st.Start))
+	return s, nil
+}

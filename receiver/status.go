@@ -1,0 +1,140 @@
+package receiver
+
+import (
+	"sync"
+	"time"
+
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// State is what a receiver is doing.
+type State string
+
+const (
+	Connecting State = "connecting"
+	Streaming  State = "streaming"
+	Waiting    State = "waiting" // for the next try
+	Stopped    State = "stopped"
+)
+
+// Status is what a receiver knows about itself. Whether the server counts it
+// as synchronous is not told by the protocol; only pg_stat_replication does.
+type Status struct {
+	State         State        `json:"state"`
+	Since         time.Time    `json:"since"` // of State
+	Server        string       `json:"server,omitempty"`
+	ServerVersion string       `json:"server_version,omitempty"`
+	Timeline      wal.Timeline `json:"timeline,omitempty"`
+	// Received and Flushed are ends: one past the last byte. Flushed is
+	// durable here.
+	Received  wal.LSN `json:"received_lsn,omitempty"`
+	Flushed   wal.LSN `json:"flushed_lsn,omitempty"`
+	ServerLSN wal.LSN `json:"server_lsn,omitempty"`
+	// LastMessage is when the server last said something.
+	LastMessage   time.Time `json:"last_message,omitzero"`
+	Reconnects    int64     `json:"reconnects"` // tries after the first
+	LastError     string    `json:"last_error,omitempty"`
+	LastErrorTime time.Time `json:"last_error_time,omitzero"`
+	// Alarm is set while the server is one that must not be acknowledged
+	// to: behind what is durable here, or on another branch.
+	Alarm string `json:"alarm,omitempty"`
+	// Orphan is WAL that the server which took over never had.
+	Orphan *Orphan `json:"orphan,omitempty"`
+}
+
+// Orphan is WAL behind the point where the next timeline forked off: received
+// and kept, but not part of the server's history. Acknowledged commits may be
+// in it.
+type Orphan struct {
+	Timeline wal.Timeline `json:"timeline"`
+	Fork     wal.LSN      `json:"fork_lsn"`
+	End      wal.LSN      `json:"end_lsn"`
+}
+
+// board is a Status that several goroutines write and read.
+type board struct {
+	now func() time.Time
+	mu  sync.Mutex
+	st  Status
+}
+
+func newBoard(now func() time.Time) *board {
+	return &board{now: now, st: Status{State: Connecting, Since: now()}}
+}
+
+func (b *board) read() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.st
+}
+
+func (b *board) update(change func(*Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.st)
+}
+
+func (b *board) state(s State) {
+	b.update(func(st *Status) {
+		if st.State != s {
+			st.State, st.Since = s, b.now()
+		}
+	})
+}
+
+// streaming records that the server sends WAL of timeline tli.
+func (b *board) streaming(tli wal.Timeline) {
+	b.state(Streaming)
+	b.update(func(st *Status) { st.Timeline, st.Alarm = tli, "" })
+}
+
+// connected records where the connection leads.
+func (b *board) connected(server, version string, flush wal.LSN) {
+	b.update(func(st *Status) {
+		st.Server, st.ServerVersion, st.ServerLSN = server, version, flush
+	})
+}
+
+// resuming records from where a stream goes on, and whether all before that is
+// durable here.
+func (b *board) resuming(at segment.Position, held bool) {
+	b.update(func(st *Status) {
+		st.Timeline, st.Received, st.Flushed = at.Timeline, at.LSN, 0
+		if held {
+			st.Flushed = at.LSN
+		}
+	})
+}
+
+// connecting records the beginning of another try.
+func (b *board) connecting() {
+	b.update(func(st *Status) {
+		if st.LastError != "" || !st.LastMessage.IsZero() {
+			st.Reconnects++
+		}
+	})
+	b.state(Connecting)
+}
+
+// failed records why there is no stream; it says whether that is news.
+func (b *board) failed(err error) (news bool) {
+	b.update(func(st *Status) {
+		news = st.State == Streaming || st.LastError != err.Error()
+		st.LastError, st.LastErrorTime = err.Error(), b.now()
+		if alarming(err) {
+			st.Alarm = err.Error()
+		}
+	})
+	b.state(Waiting)
+	return news
+}
+
+// heard records a message of the server and what it said about its end.
+func (b *board) heard(received, server wal.LSN) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.st.Received = max(b.st.Received, received)
+	b.st.ServerLSN = max(b.st.ServerLSN, server)
+	b.st.LastMessage = b.now()
+}
