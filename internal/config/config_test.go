@@ -176,6 +176,7 @@ func TestProblems(t *testing.T) {
 			`FILE:4: compression_level: "9" is none of fastest, default, better, best`,
 			`FILE:2: restore_retry: "5" is no duration: write it like 90s, 15m or 2h30m`,
 		}},
+		{"store", "archive: s3://k:s@b/p\n", []string{`FILE:1: archive: "s3://k:***@b/p" is no directory: want an absolute path`}},
 		{"name", "application_name: näh\nrestore_retry: -1s\n", []string{
 			`FILE:1: application_name: "näh" is no application_name: only printable ASCII`,
 			"FILE:2: restore_retry: must not be negative",

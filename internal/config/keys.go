@@ -79,7 +79,11 @@ func Keys() []Key {
 }
 
 func setLocation(dst *string, s string) error {
-	if s == "" || strings.Contains(s, "://") {
+	scheme, _, isURL := strings.Cut(s, "://")
+	switch {
+	case isURL && scheme != "file":
+		return fmt.Errorf("%q is no directory: want an absolute path", Mask(s))
+	case isURL || s == "":
 		*dst = s
 		return nil
 	}

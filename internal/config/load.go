@@ -71,7 +71,7 @@ type loader struct {
 }
 
 // Load reads all sources and validates every value. Its error is an [*Error]
-// with every problem found, or one about a file that could not be read.
+// with every problem found; a file that cannot be read is one.
 func Load(src Sources) (*Loaded, error) {
 	l := &loader{src: src, keys: Keys(), settings: map[string]setting{}}
 	for _, k := range l.keys {
@@ -130,7 +130,7 @@ func (l *loader) readFile() (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("configuration: %w", err)
+		return "", &Error{Problems: []string{fmt.Sprintf("configuration: %v", err)}}
 	}
 	abs, err := filepath.Abs(name)
 	if err != nil {

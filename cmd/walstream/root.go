@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/term"
+)
+
+// app is one run of the program.
+type app struct {
+	stdout, stderr io.Writer
+	environ        []string
+
+	configFile string
+	settings   map[string]*string // values of the flags that are settings, by key path
+	json       bool
+	quiet      bool
+	verbose    bool
+	debug      bool
+
+	root    *cobra.Command
+	started bool // the command's own code runs: what fails now is no usage error
+}
+
+// run is the program: it returns the exit code.
+func run(args []string, stdout, stderr io.Writer, environ []string) int {
+	a := &app{stdout: stdout, stderr: stderr, environ: environ}
+	a.root = a.newRoot()
+	a.root.SetArgs(args)
+	walGet := a.isWALGet(args)
+	ctx, stop := a.interruptible(context.Background(), walGet)
+	defer stop()
+	return a.execute(ctx, walGet)
+}
+
+func (a *app) execute(ctx context.Context, walGet bool) int {
+	cmd, err := a.root.ExecuteContextC(ctx)
+	if err != nil && !a.started {
+		err = asUsage(cmd, err)
+	}
+	code := exitCode(ctx, err)
+	if walGet {
+		code = walGetCode(err)
+	}
+	if err != nil && code != exitDone {
+		a.report(ctx, err, code)
+	}
+	return code
+}
+
+// isWALGet finds out beforehand whether wal-get is meant: its exit codes are
+// PostgreSQL's, even when the command line cannot be understood.
+func (a *app) isWALGet(args []string) bool {
+	cmd, _, err := a.root.Find(args)
+	if err == nil && cmd != a.root {
+		return cmd.Name() == "wal-get"
+	}
+	return slices.Contains(args, "wal-get")
+}
+
+func (a *app) newRoot() *cobra.Command {
+	root := a.group("walstream", "Keep a PostgreSQL cluster recoverable: stream its WAL, back it up, restore it")
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.configFile, "config", "c", "", "configuration file (default "+config.DefaultFile+", if it exists)")
+	a.settings = map[string]*string{}
+	for _, k := range config.Keys() {
+		if k.Flag != "" {
+			a.settings[k.Path] = flags.StringP(k.Flag, k.Short, k.Default, k.Help)
+		}
+	}
+	flags.BoolVar(&a.json, "json", false, "print the result as JSON, log lines and errors too")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log only warnings and errors")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log more")
+	flags.BoolVar(&a.debug, "debug", false, "log everything, and show where an error comes from")
+	root.AddCommand(a.configCommand(), a.versionCommand())
+	return root
+}
+
+// group is a command that only holds others.
+func (a *app) group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, SuggestionsMinimumDistance: 2,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			err := fmt.Errorf("unknown command %q", cmd.CommandPath()+" "+args[0])
+			for _, s := range cmd.SuggestionsFor(args[0]) {
+				err = hint.With(err, "%s %s", cmd.CommandPath(), s)
+			}
+			return err
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SetOut(a.stderr)
+			if err := cmd.Help(); err != nil {
+				return err
+			}
+			return errors.New("a command is missing")
+		},
+	}
+}
+
+// runs makes f the body of a command.
+func (a *app) runs(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.started = true
+		return f(cmd.Context(), args)
+	}
+}
+
+// load reads the settings and tells what is suspicious about them.
+func (a *app) load() (*config.Loaded, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	src := config.Sources{File: a.configFile, DefaultFile: config.DefaultFile, Environ: a.environ, Dir: dir, Flags: map[string]string{}}
+	for _, k := range config.Keys() {
+		if k.Flag != "" && a.root.PersistentFlags().Changed(k.Flag) {
+			src.Flags[k.Path] = *a.settings[k.Path]
+		}
+	}
+	loaded, err := config.Load(src)
+	if err != nil {
+		return nil, err
+	}
+	log := a.logger(term.LogText)
+	for _, w := range loaded.Warnings {
+		log.Warn().Msg(w)
+	}
+	return loaded, nil
+}
+
+// logger writes to standard error, in format unless --json says JSON.
+func (a *app) logger(format term.LogFormat) zerolog.Logger {
+	level := zerolog.InfoLevel
+	switch {
+	case a.debug:
+		level = zerolog.TraceLevel
+	case a.verbose:
+		level = zerolog.DebugLevel
+	case a.quiet:
+		level = zerolog.WarnLevel
+	}
+	if a.json {
+		format = term.LogJSON
+	}
+	color := term.IsTerminal(a.stderr) && !slices.ContainsFunc(a.environ, noColor)
+	return term.NewLogger(a.stderr, format, level, color)
+}
+
+// noColor follows no-color.org: set and not empty.
+func noColor(pair string) bool {
+	const name = "NO_COLOR="
+	return len(pair) > len(name) && pair[:len(name)] == name
+}
