@@ -23,7 +23,7 @@ const (
 	CodeFeatureNotSupported = "0A000"
 	codeInvalidAuth         = "28000"
 	codeInvalidPassword     = "28P01"
-	codeInsufficientRight   = "42501"
+	CodeInsufficientRight   = "42501"
 	codeTooManyConnections  = "53300"
 	codeUndefinedDatabase   = "3D000"
 )
@@ -47,7 +47,7 @@ func ServerError(m *pgproto3.ErrorResponse) error { return pgconn.ErrorResponseT
 // pass by itself.
 func Definite(err error) bool {
 	switch Code(err) {
-	case codeInvalidAuth, codeInvalidPassword, codeInsufficientRight, codeUndefinedDatabase, CodeFeatureNotSupported:
+	case codeInvalidAuth, codeInvalidPassword, CodeInsufficientRight, codeUndefinedDatabase, CodeFeatureNotSupported:
 		return true
 	}
 	var badConninfo *pgconn.ParseConfigError
@@ -82,7 +82,7 @@ func explain(cfg *pgconn.Config, err error) error {
 			db = cfg.Database
 		}
 		return hint.With(err, "add to pg_hba.conf: host %s %s <address of this host>/32 scram-sha-256, then: SELECT pg_reload_conf();", db, user)
-	case codeInsufficientRight:
+	case CodeInsufficientRight:
 		return hint.With(err, "ALTER ROLE %s REPLICATION;", quoteIdent(user))
 	case codeTooManyConnections:
 		if strings.Contains(e.Message, "max_wal_senders") && strings.Contains(e.Message, "currently 0") {
