@@ -15,11 +15,11 @@ import (
 // and many records across page and segment borders.
 func workload(t *testing.T, c *testkit.Cluster) {
 	t.Helper()
-	const manySubxacts = `DO $$ BEGIN FOR i IN 1..20000 LOOP
+	const manySubxacts = `DO $$ BEGIN FOR i IN 1..5000 LOOP
 		BEGIN INSERT INTO small VALUES (i); EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$;`
 	for _, sql := range []string{
 		"CREATE TABLE small (i int)",
-		"CREATE TABLE big AS SELECT i, repeat(md5(i::text), 40) s FROM generate_series(1, 4000) i",
+		"CREATE TABLE big AS SELECT i, repeat(md5(i::text), 40) s FROM generate_series(1, 2000) i",
 		"CREATE INDEX ON big (s)",
 		"SELECT pg_create_restore_point('before the checkpoint')",
 		"CHECKPOINT",
