@@ -16,7 +16,7 @@ import (
 func NewChecksum(algorithm string) (hash.Hash, error) {
 	switch algorithm {
 	case "CRC32C":
-		return crc32c{crc32.New(crc32.MakeTable(crc32.Castagnoli))}, nil
+		return newCRC32C(), nil
 	case "SHA224":
 		return sha256.New224(), nil
 	case "SHA256":
@@ -32,6 +32,8 @@ func NewChecksum(algorithm string) (hash.Hash, error) {
 // crc32c sums to the value's bytes in memory of a little-endian machine, which
 // is what PostgreSQL writes (pg_checksum_final).
 type crc32c struct{ hash.Hash32 }
+
+func newCRC32C() hash.Hash { return crc32c{crc32.New(crc32.MakeTable(crc32.Castagnoli))} }
 
 func (c crc32c) Sum(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, c.Sum32()) }
 

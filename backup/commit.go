@@ -1,12 +1,20 @@
 package backup
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
+
+// FormatVersion is the version of commit objects that this program writes, and
+// the newest that it reads.
+const FormatVersion = 1
+
+// idLayout is how a backup's start time, in UTC, becomes its ID.
+const idLayout = "20060102T150405Z"
 
 // Commit is the commit object of a base backup, written last: a backup
 // without one does not exist.
@@ -21,9 +29,9 @@ type Commit struct {
 	StartLSN       wal.LSN      `json:"start_lsn"`      // redo of the starting checkpoint
 	StopLSN        wal.LSN      `json:"stop_lsn"`       // consistent from here on
 	Started        time.Time    `json:"started"`
-	Finished       time.Time    `json:"finished"`
-	PlainBytes     int64        `json:"plain_bytes"`
-	StoredBytes    int64        `json:"stored_bytes"`
+	Finished       time.Time    `json:"finished"`     // when the server stopped at StopLSN
+	PlainBytes     int64        `json:"plain_bytes"`  // of all parts
+	StoredBytes    int64        `json:"stored_bytes"` // of all parts and the manifest
 	Files          int64        `json:"files"`
 	Parts          []Part       `json:"parts"`
 	Tablespaces    []Tablespace `json:"tablespaces,omitempty"`
@@ -50,8 +58,10 @@ type Part struct {
 
 // Tablespace is one tablespace other than the default.
 type Tablespace struct {
-	OID      uint32 `json:"oid"`
-	Location string `json:"location"` // absolute path on the source
+	OID uint32 `json:"oid"`
+	// Location is the absolute path on the source, or one relative to the
+	// data directory for a tablespace in place.
+	Location string `json:"location"`
 }
 
 // CommitName is the object name of c: one listing shows all backups, in order
@@ -62,3 +72,14 @@ func (c *Commit) CommitName() string {
 
 // DataPrefix is the prefix of all data objects of the backup with this ID.
 func DataPrefix(id string) string { return archive.BackupPrefix + id + "/" }
+
+// PartName is the object of the part with this number, counted from 1.
+func PartName(id string, number int) string {
+	return fmt.Sprintf("%sdata/%06d.tar.zst", DataPrefix(id), number)
+}
+
+// ManifestName is the object that holds backup_manifest, byte for byte.
+func ManifestName(id string) string { return DataPrefix(id) + "backup_manifest" }
+
+// startedName is the object that reserves an ID, written first.
+func startedName(id string) string { return DataPrefix(id) + "started.json" }

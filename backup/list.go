@@ -1,0 +1,154 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/hint"
+)
+
+// UnusableError says that a backup is in the archive but cannot be used: its
+// commit object is damaged, of another cluster, or of a newer version. Other
+// backups are not affected.
+type UnusableError struct {
+	Object string
+	Err    error
+}
+
+func (e *UnusableError) Error() string { return fmt.Sprintf("%s is unusable: %v", e.Object, e.Err) }
+
+func (e *UnusableError) Unwrap() error { return e.Err }
+
+// List yields the backups of an archive in order of timeline and stop LSN. One
+// that cannot be used yields an [*UnusableError], and the list goes on; any
+// other error ends it and means that there may be more.
+func List(ctx context.Context, a *archive.Archive) iter.Seq2[*Commit, error] {
+	return func(yield func(*Commit, error) bool) {
+		for info, err := range a.Store().List(ctx, archive.BackupsPrefix, "") {
+			if err != nil {
+				yield(nil, fmt.Errorf("list backups: %w", err))
+				return
+			}
+			c, err := loadCommit(ctx, a, info.Name)
+			if errors.Is(err, archive.ErrNotExist) {
+				continue // deleted since the listing
+			}
+			var unusable *UnusableError
+			if !yield(c, err) || err != nil && !errors.As(err, &unusable) {
+				return
+			}
+		}
+	}
+}
+
+// Load reads the commit object of the backup with this ID. Without one it
+// fails with [archive.ErrNotExist].
+func Load(ctx context.Context, a *archive.Archive, id string) (*Commit, error) {
+	for info, err := range a.Store().List(ctx, archive.BackupsPrefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("look for backup %s: %w", id, err)
+		}
+		if strings.HasSuffix(info.Name, "-"+id+".json") {
+			return loadCommit(ctx, a, info.Name)
+		}
+	}
+	return nil, hint.With(fmt.Errorf("backup %q: %w", id, archive.ErrNotExist), "walstream list shows which there are")
+}
+
+// LoadManifest reads the manifest of a backup, verified against its commit
+// object.
+func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest, error) {
+	name := ManifestName(c.ID)
+	body, err := read(ctx, a.Store(), name)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	if have := hex.EncodeToString(sum[:]); have != c.ManifestSHA256 {
+		return nil, &archive.CorruptError{Object: name, What: "sha256", Have: have, Want: c.ManifestSHA256}
+	}
+	m, err := ParseManifest(body)
+	if err == nil {
+		err = m.checkWAL(c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+func putCommit(ctx context.Context, store archive.Store, c *Commit) error {
+	body, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return store.Put(ctx, c.CommitName(), bytes.NewReader(append(body, '\n')))
+}
+
+func loadCommit(ctx context.Context, a *archive.Archive, name string) (*Commit, error) {
+	body, err := read(ctx, a.Store(), name)
+	if err != nil {
+		return nil, err
+	}
+	c := &Commit{}
+	err = json.Unmarshal(body, c)
+	if err == nil {
+		err = c.check(name, a)
+	}
+	if err != nil {
+		return nil, &UnusableError{Object: name, Err: err}
+	}
+	return c, nil
+}
+
+// check verifies what a commit object says of itself.
+func (c *Commit) check(name string, a *archive.Archive) error {
+	if c.FormatVersion > FormatVersion {
+		return hint.Errorf("use the walstream release that took this backup, or a newer one",
+			"its format version is %d, this program knows versions up to %d", c.FormatVersion, FormatVersion)
+	}
+	if _, err := time.Parse(idLayout, c.ID); err != nil || c.FormatVersion < 1 {
+		return fmt.Errorf("id %q, format version %d: it is no commit object", c.ID, c.FormatVersion)
+	}
+	if c.CommitName() != name {
+		return fmt.Errorf("by its contents it should be %s", c.CommitName())
+	}
+	if err := c.Match("the backup", a.Identity().Identity); err != nil {
+		return err
+	}
+	if c.StartTimeline == 0 || c.StartTimeline > c.Timeline || c.StartLSN > c.StopLSN {
+		return fmt.Errorf("start %s on timeline %s, stop %s on timeline %s", c.StartLSN, c.StartTimeline, c.StopLSN, c.Timeline)
+	}
+	for i, p := range c.Parts {
+		if p.Name != PartName(c.ID, i+1) || p.Control != (i == len(c.Parts)-1) {
+			return fmt.Errorf("part %d of %d is %s", i+1, len(c.Parts), p.Name)
+		}
+	}
+	if len(c.Parts) == 0 {
+		return errors.New("it has no parts")
+	}
+	return nil
+}
+
+func read(ctx context.Context, store archive.Store, name string) ([]byte, error) {
+	r, err := store.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return body, nil
+}

@@ -1,0 +1,203 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
+)
+
+// cleanupTimeout bounds the deletion of what a failed backup stored.
+const cleanupTimeout = time.Minute
+
+// Take takes a base backup and returns its commit object, which is then in the
+// archive. On an error there is no backup, and what was stored of it has been
+// deleted as far as that was possible; only when it is not known whether the
+// commit object was stored, nothing is deleted.
+//
+// It uses one walsender of the server while data is sent, and none while it
+// waits for WAL. Of memory it takes some MiB for compression and a few
+// hundred bytes for each file of the cluster.
+func Take(ctx context.Context, cfg Config) (*Commit, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("backup: %w", err)
+	}
+	c, err := take(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("backup: %w", err)
+	}
+	cfg.Log.Info().Str("backup", c.ID).Int64("bytes", c.PlainBytes).Int64("stored", c.StoredBytes).
+		Dur("took", c.Finished.Sub(c.Started)).Msg("backup is complete")
+	return c, nil
+}
+
+func take(ctx context.Context, cfg Config) (*Commit, error) {
+	c := &Commit{FormatVersion: FormatVersion, Label: cfg.Label, Started: cfg.Now().UTC()}
+	needed, err := transfer(ctx, cfg, c)
+	if err == nil {
+		cfg.Log.Info().Str("backup", c.ID).Stringer("stop", c.StopLSN).Msg("data is stored; waiting for its WAL in the archive")
+		err = waitForWAL(ctx, cfg, needed)
+	}
+	if err != nil {
+		cfg.cleanup(ctx, c)
+		return nil, err
+	}
+	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
+		return nil, hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
+	}
+	return c, nil
+}
+
+// transfer stores data and manifest, fills in the commit object, and returns
+// the WAL that the backup needs.
+func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Range, err error) {
+	conn, err := pg.ConnectReplication(ctx, cfg.Server)
+	if err != nil {
+		return nil, err
+	}
+	defer closeConn(conn)
+	if err := c.identify(ctx, cfg.Archive, conn); err != nil {
+		return nil, err
+	}
+	if err := c.reserve(ctx, cfg.Archive.Store()); err != nil {
+		return nil, err
+	}
+	s := &stream{conn: conn, log: cfg.Log.With().Str("backup", c.ID).Logger()}
+	s.log.Info().Str("checkpoint", string(cfg.Checkpoint)).Msg("backup begins with a checkpoint")
+	err = s.start(ctx, request{label: cfg.Label, checkpoint: cfg.Checkpoint, maxRate: cfg.MaxRate >> 10})
+	if err != nil {
+		return nil, fmt.Errorf("BASE_BACKUP: %w", err)
+	}
+	in, err := receive(ctx, cfg, s, c)
+	if err != nil {
+		return nil, err
+	}
+	m, err := ParseManifest(in.manifest.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if err := m.check(in.files, c); err != nil {
+		return nil, fmt.Errorf("compare with backup_manifest: %w", err)
+	}
+	sum := sha256.Sum256(in.manifest.Bytes())
+	c.ManifestSHA256 = hex.EncodeToString(sum[:])
+	c.StoredBytes += int64(in.manifest.Len())
+	return m.segments(c.SegmentSize), cfg.Archive.Store().Put(ctx, ManifestName(c.ID), &in.manifest)
+}
+
+// identify compares the server with the archive, before the first byte.
+func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn) (err error) {
+	if c.Identity, _, err = conn.Identity(ctx); err != nil {
+		return err
+	}
+	if err := c.Match("the server", a.Identity().Identity); err != nil {
+		return hint.With(err, "archive %s is of another cluster: give its server in -d, or another --archive", a.Store())
+	}
+	if c.MajorVersion < 15 {
+		return fmt.Errorf("the server is PostgreSQL %d: base backups need 15 or newer", c.MajorVersion)
+	}
+	c.ServerVersion = conn.ParameterStatus("server_version")
+	return nil
+}
+
+// reserve gives the backup an ID of its own, even if another one begins in the
+// same second: the object that says so can be made only once.
+func (c *Commit) reserve(ctx context.Context, store archive.Store) error {
+	body, err := json.Marshal(struct {
+		Started time.Time `json:"started"`
+		Label   string    `json:"label"`
+	}{c.Started, c.Label})
+	if err != nil {
+		return err
+	}
+	for t := c.Started; ; t = t.Add(time.Second) {
+		id := t.Format(idLayout)
+		err := store.Put(ctx, startedName(id), bytes.NewReader(append(body, '\n')))
+		if err == nil {
+			c.ID = id
+		}
+		if !errors.Is(err, archive.ErrExists) {
+			return err
+		}
+	}
+}
+
+// receive stores the parts while the server sends them.
+func receive(ctx context.Context, cfg Config, s *stream, c *Commit) (*intake, error) {
+	w, err := newPartWriter(ctx, cfg.Archive.Store(), c.ID, cfg.Level)
+	if err != nil {
+		return nil, err
+	}
+	var done int64
+	in := newIntake(w, cfg.PartSize, func(n int64) {
+		done += n
+		cfg.Progress(done, s.estimate)
+	})
+	cfg.Progress(0, s.estimate)
+	end, damaged, err := in.run(w.ctx, s)
+	if err == nil {
+		c.Parts, err = w.finish()
+	}
+	if err != nil {
+		// A store that fails ends the stream too: its error is the cause.
+		if cause := w.abort(); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	c.StartLSN, c.StartTimeline = s.begin.lsn, s.begin.timeline
+	c.StopLSN, c.Timeline = end.lsn, end.timeline
+	c.Finished = cfg.Now().UTC()
+	c.Tablespaces = s.tablespaces
+	c.ChecksumFailures = damaged
+	for _, p := range c.Parts {
+		c.PlainBytes += p.PlainBytes
+		c.StoredBytes += p.StoredSize
+		c.Files += p.Files
+	}
+	return in, nil
+}
+
+// cleanup deletes what a failed backup stored, as far as that goes: without a
+// commit object it is not looked at anyway.
+func (cfg *Config) cleanup(ctx context.Context, c *Commit) {
+	if c.ID == "" {
+		return // nothing was stored
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := deleteAll(ctx, cfg.Archive.Store(), DataPrefix(c.ID)); err != nil {
+		cfg.Log.Warn().Err(err).Str("backup", c.ID).Msg("the data of the failed backup could not be deleted; it only takes space")
+	}
+}
+
+func deleteAll(ctx context.Context, store archive.Store, prefix string) error {
+	var names []string
+	for info, err := range store.List(ctx, prefix, "") {
+		if err != nil {
+			return err
+		}
+		names = append(names, info.Name)
+	}
+	for _, name := range names {
+		if err := store.Delete(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func closeConn(conn *pg.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// The server learns of it by the socket at the latest.
+	_ = conn.Close(ctx)
+}
