@@ -30,6 +30,7 @@ var ErrNotPinned = errors.New("no archive there: walstream.json is missing")
 type Archive struct {
 	store    Store
 	identity Identity
+	encoders encoders
 	decoders decoders
 }
 

@@ -3,16 +3,75 @@ package archive
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
 )
 
-var errLater = errors.New("not implemented yet")
+// firstRead is what is read of an object to find its header: most are shorter.
+const firstRead = 4 << 10
+
+// pageHeader is the size of a long page header (SizeOfXLogLongPHD).
+const pageHeader = 40
 
 // Header reads the header of a piece, without its WAL, and checks it against
 // the piece and the archive's identity. [ErrNotExist] is a definite answer.
-func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) { return nil, errLater }
+func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
+	name := p.Name(a.identity.SegmentSize)
+	head, err := a.read(ctx, name, firstRead)
+	if err != nil {
+		return nil, err
+	}
+	size, err := headerSize(name, head)
+	if err != nil {
+		return nil, err
+	}
+	if size > int64(len(head)) {
+		if head, err = a.read(ctx, name, size); err != nil {
+			return nil, err
+		}
+	}
+	if int64(len(head)) < size {
+		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("%d bytes", len(head)), Want: "at least the header"}
+	}
+	h, err := parseHeader(name, head[:size])
+	if err != nil {
+		return nil, err
+	}
+	return h, a.check(p, h)
+}
+
+func (a *Archive) read(ctx context.Context, name string, n int64) ([]byte, error) {
+	r, err := a.store.Get(ctx, name, 0, n)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// check compares a header with the name of its object and with the archive.
+func (a *Archive) check(p Piece, h *Header) error {
+	size := a.identity.SegmentSize
+	name := p.Name(size)
+	if err := h.Identity.Match(name, a.identity.Identity); err != nil {
+		return err
+	}
+	have := Piece{ID: segment.At(h.Timeline, h.StartLSN, size), Tail: p.Tail, From: h.From, To: h.To, StoredSize: p.StoredSize}
+	if have != p || size.Offset(h.StartLSN) != 0 {
+		return &CorruptError{
+			Object: name, What: "header", Want: "of this name",
+			Have: fmt.Sprintf("of bytes %d to %d of segment %s", h.From, h.To, have.ID.Name(size)),
+		}
+	}
+	return nil
+}
 
 // Fetch writes the plain bytes of a complete segment to w, exactly
 // wal_segment_size of them, and verifies them: digest, length, page header,
@@ -20,7 +79,77 @@ func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) { return
 // Fetch returns nil. [ErrNotExist] is a definite answer: the segment is not
 // there as a whole; any other error means that this is not known.
 func (a *Archive) Fetch(ctx context.Context, id segment.ID, w io.Writer) (*Header, error) {
-	return nil, errLater
+	return a.fetchPiece(ctx, Piece{ID: id, To: int64(a.identity.SegmentSize)}, w)
+}
+
+func (a *Archive) fetchPiece(ctx context.Context, p Piece, w io.Writer) (*Header, error) {
+	name := p.Name(a.identity.SegmentSize)
+	r, err := a.store.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	o := newObject(name, r)
+	h, err := o.header()
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	if err := a.check(p, h); err != nil {
+		return nil, err
+	}
+	first := &beginning{w: w}
+	if err := a.decoders.decode(o, h, first); err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	if p.From == 0 {
+		if err := a.checkPage(p, first.b); err != nil {
+			return nil, &CorruptError{Object: name, What: "WAL", Have: err.Error(), Want: "that of this segment"}
+		}
+	}
+	return h, nil
+}
+
+// beginning keeps the first bytes that pass.
+type beginning struct {
+	w io.Writer
+	b []byte
+}
+
+func (f *beginning) Write(p []byte) (int, error) {
+	if len(f.b) < pageHeader {
+		f.b = append(f.b, p[:min(len(p), pageHeader-len(f.b))]...)
+	}
+	return f.w.Write(p)
+}
+
+// checkPage checks the page header with which a segment begins.
+func (a *Archive) checkPage(p Piece, b []byte) error {
+	return wal.NewScanner(a.scanConfig(p.ID)).Feed(b)
+}
+
+func (a *Archive) scanConfig(id segment.ID) wal.ScanConfig {
+	return wal.ScanConfig{
+		Start:            id.Start(a.identity.SegmentSize),
+		Timeline:         id.Timeline,
+		SystemIdentifier: a.identity.SystemIdentifier,
+		SegmentSize:      uint32(a.identity.SegmentSize),
+		Major:            a.identity.MajorVersion,
+	}
+}
+
+// Tails lists the tail objects of a segment by their start.
+func (a *Archive) Tails(ctx context.Context, id segment.ID) ([]Piece, error) {
+	var tails []Piece
+	for info, err := range a.store.List(ctx, TailPrefix(id, a.identity.SegmentSize), "") {
+		if err != nil {
+			return nil, err
+		}
+		if p, err := ParseSegmentName(info.Name, a.identity.SegmentSize); err == nil && p.Tail {
+			p.StoredSize = info.Size
+			tails = append(tails, p)
+		}
+	}
+	return tails, nil
 }
 
 // FetchTail writes the longest verified beginning of a segment that its tail
@@ -29,7 +158,45 @@ func (a *Archive) Fetch(ctx context.Context, id segment.ID, w io.Writer) (*Heade
 // further cannot be used, the error says so beside the length. [ErrNotExist]
 // is a definite answer: there is no tail, and no complete segment either.
 func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (n int64, err error) {
-	return 0, errLater
+	tails, err := a.Tails(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if len(tails) == 0 {
+		return 0, a.noTail(ctx, id)
+	}
+	var failed error
+	for {
+		best := -1
+		for i, p := range tails {
+			if p.From <= n && p.To > n && (best < 0 || p.To > tails[best].To) {
+				best = i
+			}
+		}
+		if best < 0 {
+			return n, failed
+		}
+		p := tails[best]
+		tails = append(tails[:best:best], tails[best+1:]...)
+		_, err := a.fetchPiece(ctx, p, io.NewOffsetWriter(w, p.From))
+		switch {
+		case errors.Is(err, ErrNotExist): // superseded since the listing
+			failed = errors.Join(failed, fmt.Errorf("get %s: the object was removed a moment ago", p.Name(a.identity.SegmentSize)))
+		case err != nil:
+			failed = errors.Join(failed, err)
+		default:
+			n, failed = p.To, nil
+		}
+	}
 }
 
-type decoders struct{}
+// noTail says why a segment has no tail: absence counts only if the complete
+// segment did not take the tail's place between two questions.
+func (a *Archive) noTail(ctx context.Context, id segment.ID) error {
+	name := SegmentName(id, a.identity.SegmentSize)
+	_, err := a.store.Stat(ctx, name)
+	if err == nil {
+		return fmt.Errorf("get tail of %s: the segment is complete by now", name)
+	}
+	return err
+}

@@ -1,0 +1,141 @@
+package archive
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// object reads the stored bytes of a segment object: first its header, then
+// what lies between that and the end frame.
+type object struct {
+	name string
+	r    *bufio.Reader
+	crc  uint32
+	err  error // of r, other than its end: the bytes are unknown, not damaged
+}
+
+func newObject(name string, r io.Reader) *object {
+	return &object{name: name, r: bufio.NewReaderSize(r, chunk)}
+}
+
+func (o *object) corrupt(what, have, want string) error {
+	return &CorruptError{Object: o.name, What: what, Have: have, Want: want}
+}
+
+// header reads the header frame.
+func (o *object) header() (*Header, error) {
+	head, err := o.r.Peek(headSize)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	size, err := headerSize(o.name, head)
+	if err != nil {
+		return nil, err
+	}
+	// No allocation by a length that may be damaged.
+	frame, err := io.ReadAll(io.LimitReader(o.r, size))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(frame)) < size {
+		return nil, o.corrupt("size", fmt.Sprintf("%d bytes", len(frame)), "at least the header")
+	}
+	o.crc = crc32.Checksum(frame, castagnoli)
+	return parseHeader(o.name, frame)
+}
+
+// Read implements [io.Reader] for the zstd frames with the contents.
+func (o *object) Read(p []byte) (int, error) {
+	b, err := o.r.Peek(min(len(p)+endSize, chunk))
+	if err != nil && err != io.EOF {
+		o.err = err
+		return 0, err
+	}
+	if len(b) <= endSize {
+		return 0, io.EOF
+	}
+	n := copy(p, b[:len(b)-endSize])
+	o.crc = crc32.Update(o.crc, castagnoli, p[:n])
+	_, err = o.r.Discard(n)
+	return n, err
+}
+
+// end checks the end frame, once Read has come to its end.
+func (o *object) end() error {
+	b, err := io.ReadAll(o.r)
+	if err != nil {
+		return err
+	}
+	want := binary.LittleEndian.AppendUint32(nil, endMagic)
+	want = binary.LittleEndian.AppendUint32(want, endSize-8)
+	want = binary.LittleEndian.AppendUint32(want, o.crc)
+	if string(b) != string(want) {
+		return o.corrupt("end frame", fmt.Sprintf("%X", b), fmt.Sprintf("%X", want))
+	}
+	return nil
+}
+
+// decode writes the plain bytes to w and verifies them and the object as a
+// whole. h is the object's header.
+func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
+	dec, err := d.get(o)
+	if err != nil {
+		return o.zstdError(err)
+	}
+	defer d.put(dec)
+	sum, want := sha256.New(), h.To-h.From
+	out := &keepError{w: w}
+	n, err := io.CopyN(io.MultiWriter(sum, out), dec, want)
+	if out.err != nil {
+		return out.err
+	}
+	if err != nil && err != io.EOF {
+		return o.zstdError(err)
+	}
+	if n == want {
+		var more int
+		more, err = io.ReadFull(dec, make([]byte, 1))
+		n += int64(more)
+		if err != nil && err != io.EOF {
+			return o.zstdError(err)
+		}
+	}
+	if n != want {
+		return o.corrupt("plain size", fmt.Sprintf("not %d bytes", want), fmt.Sprint(want))
+	}
+	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {
+		return o.corrupt("sha256", have, h.SHA256)
+	}
+	return o.end()
+}
+
+// zstdError tells a failure to read from damage.
+func (o *object) zstdError(err error) error {
+	if o.err != nil {
+		return fmt.Errorf("get %s: %w", o.name, o.err)
+	}
+	return o.corrupt("zstd stream", err.Error(), "what was stored")
+}
+
+// keepError remembers that writing failed, which is not the object's fault.
+type keepError struct {
+	w   io.Writer
+	err error
+}
+
+func (k *keepError) Write(p []byte) (int, error) {
+	n, err := k.w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		k.err = errors.Join(k.err, err)
+	}
+	return n, err
+}

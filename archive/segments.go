@@ -1,0 +1,190 @@
+package archive
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Describe reads a piece of WAL, verifies that it is an unbroken chain of
+// records of the archive's cluster, and returns the header for it. Offsets in
+// data are those in the segment. before is the header of the segment before on
+// the way to this one (see [Archive.Before]), nil when it is not known; then
+// the running maximum starts anew and a record that began before the piece is
+// not checked. WAL that is broken is a [*BrokenError].
+func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, error) {
+	name := p.Name(a.identity.SegmentSize)
+	if p.From != 0 {
+		return nil, fmt.Errorf("describe %s: only pieces from a segment's start on can be read", name)
+	}
+	cfg := a.scanConfig(p.ID)
+	link := &linkCheck{before: before}
+	cfg.OnRecord = link.onRecord
+	if before != nil {
+		cfg.Carry = before.Carry
+	}
+	scan, sum := wal.NewSummarizer(cfg), sha256.New()
+	n, err := io.Copy(feeder{scan, sum}, io.NewSectionReader(data, p.From, p.To-p.From))
+	summary, carry, serr := scan.Finish()
+	if serr == nil {
+		serr = link.check(summary, cfg.Start)
+	}
+	var end *wal.EndError
+	switch {
+	case errors.As(serr, &end):
+		return nil, &BrokenError{Object: name, LSN: end.LSN, Err: serr}
+	case err == nil && n != p.To-p.From:
+		err = fmt.Errorf("%d bytes instead of %d: %w", n, p.To-p.From, io.ErrUnexpectedEOF)
+	case err == nil:
+		err = serr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe %s: %w", name, err)
+	}
+	h := &Header{
+		Identity: a.identity.Identity, Timeline: p.ID.Timeline, StartLSN: cfg.Start,
+		From: p.From, To: p.To, SHA256: hex.EncodeToString(sum.Sum(nil)), Summary: summary,
+	}
+	if !p.Tail {
+		h.Carry = carry
+	}
+	h.follow(before)
+	return h, nil
+}
+
+// follow sets the running maximum.
+func (h *Header) follow(before *Header) {
+	h.RunningMax, h.RunningMaxSince = h.MaxTime, h.StartLSN
+	if before == nil {
+		return
+	}
+	h.RunningMaxSince = before.RunningMaxSince
+	if before.RunningMax.After(h.RunningMax) {
+		h.RunningMax = before.RunningMax
+	}
+}
+
+// feeder reads WAL once for its summary and its digest.
+type feeder struct {
+	scan *wal.Summarizer
+	sum  io.Writer
+}
+
+func (f feeder) Write(p []byte) (int, error) {
+	if err := f.scan.Feed(p); err != nil {
+		return 0, err
+	}
+	return f.sum.Write(p)
+}
+
+// linkCheck checks the seam to the segment before where no record crosses it,
+// which the scanner cannot know.
+type linkCheck struct {
+	before *Header
+	seen   bool
+}
+
+func (l *linkCheck) onRecord(r *wal.Record) error {
+	first := !l.seen
+	l.seen = true
+	// After pg_resetwal the first record has no record before it.
+	if !first || l.before == nil || l.before.Carry != nil || l.before.LastRecord == 0 || r.Prev == 0 || r.Prev == l.before.LastRecord {
+		return nil
+	}
+	return &wal.EndError{LSN: r.LSN, Reason: fmt.Sprintf("the record follows one at %s, but the segment before ends in the one at %s", r.Prev, l.before.LastRecord)}
+}
+
+func (l *linkCheck) check(s wal.Summary, start wal.LSN) error {
+	if s.UnknownCarry && l.before != nil && l.before.Carry == nil && l.before.Records > 0 {
+		return &wal.EndError{LSN: start, Reason: "the segment continues a record, but the one before ends between two"}
+	}
+	return nil
+}
+
+// Before reads the header of the segment that precedes id on the way to its
+// timeline; nil when the archive does not hold it. The history of id's
+// timeline must be in the archive.
+func (a *Archive) Before(ctx context.Context, id segment.ID) (*Header, error) {
+	if id.No == 0 {
+		return nil, nil
+	}
+	history, _, err := a.History(ctx, id.Timeline)
+	if err != nil {
+		return nil, err
+	}
+	size := a.identity.SegmentSize
+	h, err := a.Header(ctx, Piece{ID: history.SegmentAt(id.Start(size)-1, size), To: int64(size)})
+	if errors.Is(err, ErrNotExist) {
+		return nil, nil
+	}
+	return h, err
+}
+
+// PutSegment stores a piece of WAL under its header, which [Archive.Describe]
+// made of the same data. It returns nil once the object is durable, also when
+// it was there already with the same plain bytes. Other bytes under this name
+// are a [*ConflictError] and stay untouched.
+func (a *Archive) PutSegment(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level Level) error {
+	name := p.Name(a.identity.SegmentSize)
+	if err := a.check(p, h); err != nil {
+		return err
+	}
+	body, err := a.encoders.newEncoder(level, h, io.NewSectionReader(data, p.From, p.To-p.From))
+	if err != nil {
+		return fmt.Errorf("put %s: %w", name, err)
+	}
+	err = a.store.Put(ctx, name, body)
+	a.encoders.put(level, body.enc)
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	have, err := a.Header(ctx, p)
+	if err != nil {
+		return err
+	}
+	if have.SHA256 != h.SHA256 {
+		return &ConflictError{Object: name, Have: have.SHA256, Want: h.SHA256}
+	}
+	return a.store.Confirm(ctx, name)
+}
+
+// dropTails removes the tail objects of p's segment that p makes needless:
+// those with no byte behind p.To, except p itself. One whose bytes are not
+// those of data is kept and reported as a [*ConflictError]. What could not be
+// removed only takes room.
+func (a *Archive) dropTails(ctx context.Context, p Piece, data io.ReaderAt) error {
+	tails, err := a.Tails(ctx, p.ID)
+	for _, t := range tails {
+		if t.To > p.To || p.Tail && t.From == p.From && t.To == p.To {
+			continue
+		}
+		derr := a.sameBytes(ctx, t, data)
+		if derr == nil {
+			derr = a.store.Delete(ctx, t.Name(a.identity.SegmentSize))
+		}
+		err = errors.Join(err, derr)
+	}
+	return err
+}
+
+// sameBytes checks that a stored piece holds the bytes of data.
+func (a *Archive) sameBytes(ctx context.Context, p Piece, data io.ReaderAt) error {
+	h, err := a.Header(ctx, p)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(data, p.From, p.To-p.From)); err != nil {
+		return err
+	}
+	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {
+		return &ConflictError{Object: p.Name(a.identity.SegmentSize), Have: h.SHA256, Want: have}
+	}
+	return nil
+}

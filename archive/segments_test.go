@@ -1,0 +1,258 @@
+package archive_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Segments stored one by one come back byte for byte, with headers that
+// continue each other.
+func TestSegmentsRoundTrip(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 3, 1)
+	g.fill(4)
+	var before *archive.Header
+	records := int64(0)
+	for i := range 4 {
+		p, data := g.segment(i)
+		h := putPiece(t, a, p, data, before)
+		var got bytes.Buffer
+		fetched, err := a.Fetch(t.Context(), p.ID, &got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got.Bytes(), data) {
+			t.Errorf("segment %d comes back changed", i)
+		}
+		alone, err := a.Header(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(h, fetched, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("fetched header (-put +fetched):\n%s", diff)
+		}
+		if diff := cmp.Diff(h, alone, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("header read alone (-put +read):\n%s", diff)
+		}
+		if h.UnknownCarry || h.RunningMaxSince != g.start || !h.RunningMax.Equal(h.MaxTime) {
+			t.Errorf("segment %d: unknown carry %v, running maximum %s since %s", i, h.UnknownCarry, h.RunningMax, h.RunningMaxSince)
+		}
+		records += h.Records
+		before = h
+	}
+	if records < 400/8 || before.Commits == 0 {
+		t.Errorf("%d records in all", records)
+	}
+}
+
+func TestRunningMaximum(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 1, 2)
+	late := g.now.Add(time.Hour)
+	g.commit(late) // another server's clock, or a slow committer
+	g.restorePoint("before_release")
+	g.fill(3)
+	var before *archive.Header
+	for i := range 3 {
+		p, data := g.segment(i)
+		before = putPiece(t, a, p, data, before)
+		if !before.RunningMax.Equal(late) || before.RunningMaxSince != g.start {
+			t.Errorf("segment %d: running maximum %s since %s, want %s since %s", i, before.RunningMax, before.RunningMaxSince, late, g.start)
+		}
+		if i > 0 && before.MaxTime.Equal(late) {
+			t.Errorf("segment %d: its own maximum is that of the first", i)
+		}
+	}
+	p, data := g.segment(2)
+	h, err := a.Describe(p, bytes.NewReader(data), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.RunningMaxSince != p.ID.Start(testSize) || !h.RunningMax.Equal(h.MaxTime) || !h.UnknownCarry {
+		t.Errorf("without the segment before: maximum %s since %s, unknown carry %v", h.RunningMax, h.RunningMaxSince, h.UnknownCarry)
+	}
+}
+
+func TestSwitchedSegment(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 1, 2)
+	g.commit(g.now)
+	g.switchWAL()
+	g.fill(2)
+	p, data := g.segment(0)
+	h := putPiece(t, a, p, data, nil)
+	if !h.Switch || h.Carry != nil || h.Records != 2 {
+		t.Errorf("header of a switched segment: %+v", h)
+	}
+	p, data = g.segment(1)
+	if h := putPiece(t, a, p, data, h); h.UnknownCarry {
+		t.Errorf("header behind a switched segment: %+v", h)
+	}
+}
+
+// WAL that is not whole is refused before anything is stored.
+func TestDescribeRefuses(t *testing.T) {
+	a, g := newArchive(t), newWAL(2, 8, 3)
+	g.fill(3)
+	first, firstData := g.segment(0)
+	before := putPiece(t, a, first, firstData, nil)
+	p, good := g.segment(1)
+	if before.Carry == nil {
+		t.Fatal("no record crosses the border: the test needs one")
+	}
+	other := newWAL(2, 8, 4)
+	other.fill(2)
+	seam := newWAL(2, 8, 5)
+	seam.commit(seam.now)
+	seam.switchWAL()
+	seamFirst, seamData := seam.segment(0)
+	atBoundary, err := a.Describe(seamFirst, bytes.NewReader(seamData), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noCross := newWAL(2, 9, 6) // begins with a record, but with another before it
+	noCross.prev = seam.start + 0x100
+	noCross.fill(1)
+
+	change := func(at int, with ...byte) []byte {
+		b := bytes.Clone(good)
+		copy(b[at:], with)
+		return b
+	}
+	tests := []struct {
+		name   string
+		piece  archive.Piece
+		data   []byte
+		before *archive.Header
+	}{
+		{"flipped bit", p, change(500_000, good[500_000]^1), before},
+		{"zeros at the end", p, append(bytes.Clone(good[:900_000]), make([]byte, len(good)-900_000)...), before},
+		{"another segment", p, firstData, nil},
+		{"another cluster", p, change(24, 2), before},
+		{"another segment size", p, change(34, 0x20), before},
+		{"a newer timeline's page", p, change(4, 3), before},
+		{"an older file than its pages", archive.Piece{ID: segment.ID{Timeline: 1, No: p.ID.No}, To: p.To}, good, nil},
+		{"PostgreSQL 16", p, change(0, 0x13), before},
+		{"another carry", p, func() []byte { _, d := other.segment(1); return d }(), before},
+		{"a continuation after a boundary", p, good, atBoundary},
+		{"a record that follows another", p, noCross.buf[:testSize], atBoundary},
+		{"zeros in a tail", archive.Piece{ID: p.ID, Tail: true, To: 500_000}, append(bytes.Clone(good[:400_000]), make([]byte, 100_000)...), before},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := a.Describe(test.piece, bytes.NewReader(test.data), test.before)
+			var broken *archive.BrokenError
+			if !errors.As(err, &broken) {
+				t.Fatalf("Describe: %v, want a *BrokenError", err)
+			}
+			start := test.piece.ID.Start(testSize)
+			if broken.Object != test.piece.Name(testSize) || broken.LSN < start || broken.LSN > start+wal.LSN(test.piece.To) {
+				t.Errorf("%s at %s: wrong object or place", broken.Object, broken.LSN)
+			}
+		})
+	}
+	if _, err := a.Describe(p, bytes.NewReader(good), before); err != nil {
+		t.Errorf("the unchanged segment: %v", err)
+	}
+	_, err = a.Describe(p, bytes.NewReader(good[:1000]), before)
+	var broken *archive.BrokenError
+	if err == nil || errors.As(err, &broken) {
+		t.Errorf("a file that is too short: %v, want a plain error", err)
+	}
+}
+
+// A segment whose file changes between its verification and its upload is not
+// stored.
+func TestPutSegmentReadsAgain(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 1, 1)
+	g.fill(1)
+	p, data := g.segment(0)
+	h, err := a.Describe(p, bytes.NewReader(data), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(data)
+	bad[777_777] ^= 4
+	if err := a.PutSegment(t.Context(), p, h, bytes.NewReader(bad), 0); err == nil {
+		t.Error("other bytes than those described were stored")
+	}
+	if err := a.PutSegment(t.Context(), p, h, bytes.NewReader(data[:1000]), 0); err == nil {
+		t.Error("too few bytes were stored")
+	}
+	if _, err := a.Header(t.Context(), p); !errors.Is(err, archive.ErrNotExist) {
+		t.Errorf("after refused puts: %v, want ErrNotExist", err)
+	}
+}
+
+func TestPutSegmentTwice(t *testing.T) {
+	a, g, other := newArchive(t), newWAL(1, 1, 1), newWAL(1, 1, 2)
+	g.fill(1)
+	other.fill(1)
+	p, data := g.segment(0)
+	h := putPiece(t, a, p, data, nil)
+	h2 := *h
+	h2.RunningMax = h2.RunningMax.Add(time.Hour) // what another receiver knew
+	for level := range archive.Level(4) {
+		if err := a.PutSegment(t.Context(), p, &h2, bytes.NewReader(data), level); err != nil {
+			t.Errorf("the same bytes again, level %d: %v", level, err)
+		}
+	}
+	_, otherData := other.segment(0)
+	oh, err := a.Describe(p, bytes.NewReader(otherData), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conflict *archive.ConflictError
+	if err := a.PutSegment(t.Context(), p, oh, bytes.NewReader(otherData), 0); !errors.As(err, &conflict) {
+		t.Fatalf("other bytes: %v, want a *ConflictError", err)
+	}
+	if conflict.Have != h.SHA256 || conflict.Want != oh.SHA256 || conflict.Object != archive.SegmentName(p.ID, testSize) {
+		t.Errorf("%+v", conflict)
+	}
+	var got bytes.Buffer
+	if _, err := a.Fetch(t.Context(), p.ID, &got); err != nil || !bytes.Equal(got.Bytes(), data) {
+		t.Errorf("after a conflict the first object is not what it was: %v", err)
+	}
+}
+
+// The segment before the first one of a timeline is its parent's.
+func TestBefore(t *testing.T) {
+	ctx := t.Context()
+	a, g := newArchive(t), newWAL(1, 1, 1)
+	g.fill(3)
+	for i := range 2 {
+		p, data := g.segment(i)
+		putPiece(t, a, p, data, nil)
+	}
+	fork := g.start + wal.LSN(2*testSize) + 0x2000
+	if err := a.PutHistory(ctx, 2, fmt.Appendf(nil, "1\t%s\tno recovery target specified\n", fork)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		id   segment.ID
+		want wal.LSN // start of the segment before, zero when it is not there
+	}{
+		{segment.ID{Timeline: 1, No: 0}, 0},
+		{segment.ID{Timeline: 1, No: 1}, 0},
+		{segment.ID{Timeline: 1, No: 2}, g.start},
+		{segment.ID{Timeline: 2, No: 3}, g.start + wal.LSN(testSize)},
+		{segment.ID{Timeline: 2, No: 4}, 0},
+	} {
+		h, err := a.Before(ctx, test.id)
+		if err != nil {
+			t.Errorf("Before(%v): %v", test.id, err)
+		} else if test.want == 0 && h != nil || test.want != 0 && (h == nil || h.StartLSN != test.want || h.Timeline != 1) {
+			t.Errorf("Before(%v) = %+v, want the segment at %s", test.id, h, test.want)
+		}
+	}
+	if _, err := a.Before(ctx, segment.ID{Timeline: 3, No: 4}); !errors.Is(err, archive.ErrNotExist) {
+		t.Errorf("Before on a timeline without history: %v, want ErrNotExist", err)
+	}
+}
