@@ -1,0 +1,153 @@
+package recovery
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Setting is one line of the recovery configuration.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"` // as it is meant, not as it is quoted
+}
+
+const (
+	blockBegin = "# walstream restore: recovery settings. Remove these lines to let this server"
+	blockSaid  = "# archive, have synchronous standbys or subscribe again."
+	blockEnd   = "# walstream restore: end of recovery settings"
+)
+
+// Settings is everything that decides about the recovery and about what the
+// restored server may touch (P10 in docs/guarantees.md): it archives nowhere,
+// waits for no standby, follows no primary and applies no subscriptions. Every
+// recovery_target setting is there, because a leftover one would be a second
+// target. command is the argument vector of a wal-get with its options, to
+// which file name and path are added.
+func (p *Plan) Settings(command []string) []Setting {
+	list := []Setting{
+		{"restore_command", RestoreCommand(command)},
+		{"recovery_target_timeline", p.Timeline.String()},
+		{"recovery_target", ""}, {"recovery_target_time", ""}, {"recovery_target_lsn", ""},
+		{"recovery_target_xid", ""}, {"recovery_target_name", ""},
+		{"recovery_target_inclusive", "on"}, {"recovery_target_action", string(ActionPromote)},
+		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"},
+		{"archive_mode", "off"}, {"archive_command", ""},
+		{"synchronous_standby_names", ""}, {"primary_conninfo", ""}, {"primary_slot_name", ""},
+		{"max_logical_replication_workers", "0"},
+	}
+	major := p.Identity.MajorVersion
+	if major >= 15 {
+		list = append(list, Setting{"archive_library", ""})
+	}
+	if major < 16 {
+		list = append(list, Setting{"promote_trigger_file", ""})
+	}
+	if major >= 17 {
+		list = append(list, Setting{"sync_replication_slots", "off"}, Setting{"synchronized_standby_slots", ""})
+	}
+	set := func(name, value string) {
+		for i := range list {
+			if list[i].Name == name {
+				list[i].Value = value
+			}
+		}
+	}
+	t := p.Target
+	switch t.Kind {
+	case KindTime:
+		set("recovery_target_time", confTime(t.Time))
+	case KindLSN:
+		set("recovery_target_lsn", t.LSN.String())
+	case KindXID:
+		set("recovery_target_xid", fmt.Sprint(t.XID))
+	case KindName:
+		set("recovery_target_name", t.Name)
+	case KindImmediate:
+		set("recovery_target", "immediate")
+	}
+	if t.Exclusive {
+		set("recovery_target_inclusive", "off")
+	}
+	if t.Action != "" {
+		set("recovery_target_action", string(t.Action))
+	}
+	return list
+}
+
+// confTime writes a time with its offset, so that the server's zone does not
+// matter.
+func confTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000000+00") }
+
+// RestoreCommand makes a restore_command of an argument vector: each word
+// quoted for the shell, each % doubled. Whatever the command's exit code is,
+// PostgreSQL sees 0, 1 for "there is no such file", or 200, which stops it:
+// it takes 1 to 125 for the end of WAL, and a crash or a missing binary must
+// not look like that.
+func RestoreCommand(command []string) string {
+	words := make([]string, len(command))
+	for i, w := range command {
+		words[i] = strings.ReplaceAll(shellQuote(w), "%", "%%")
+	}
+	return strings.Join(words, " ") + " %f %p || { [ $? -eq 1 ] && exit 1; exit 200; }"
+}
+
+var settingLine = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|\s)`)
+
+// mergeAutoConf puts the settings at the end of a postgresql.auto.conf. Lines
+// that set one of them go, and so does the block of an earlier restore.
+func mergeAutoConf(old string, settings []Setting) (string, error) {
+	names := map[string]bool{}
+	for _, s := range settings {
+		names[s.Name] = true
+	}
+	var b strings.Builder
+	for line := range strings.Lines(old) {
+		line = strings.TrimRight(line, "\r\n")
+		if m := settingLine.FindStringSubmatch(line); m != nil && names[strings.ToLower(m[1])] {
+			continue
+		}
+		if line == blockBegin || line == blockSaid || line == blockEnd {
+			continue
+		}
+		b.WriteString(line + "\n")
+	}
+	b.WriteString(blockBegin + "\n" + blockSaid + "\n")
+	for _, s := range settings {
+		value, err := confQuote(s.Value)
+		if err != nil {
+			return "", fmt.Errorf("setting %s: %w", s.Name, err)
+		}
+		fmt.Fprintf(&b, "%s = %s\n", s.Name, value)
+	}
+	b.WriteString(blockEnd + "\n")
+	return b.String(), nil
+}
+
+// minimalConf is what a data directory needs to be started and may lack:
+// Debian keeps these files outside of it, so they are in no backup.
+func minimalConf(c control) map[string]string {
+	return map[string]string{
+		"postgresql.conf": fmt.Sprintf(`# Written by walstream restore: the backup held no postgresql.conf.
+# These must not be lower than they were on the primary.
+max_connections = %d
+max_worker_processes = %d
+max_wal_senders = %d
+max_prepared_transactions = %d
+max_locks_per_transaction = %d
+`, c.maxConnections, c.maxWorkerProcesses, c.maxWALSenders, c.maxPreparedXacts, c.maxLocksPerXact),
+		"pg_hba.conf": `# Written by walstream restore: the backup held no pg_hba.conf.
+local   all           all                  peer
+local   replication   all                  peer
+host    all           all   127.0.0.1/32   scram-sha-256
+host    all           all   ::1/128        scram-sha-256
+`,
+		"pg_ident.conf": "# Written by walstream restore: the backup held no pg_ident.conf.\n",
+	}
+}
+
+// sideDir is where a restore keeps its plan and the WAL that only a spool
+// held, beside the data directory.
+func sideDir(dir string) string { return filepath.Clean(dir) + ".walstream" }

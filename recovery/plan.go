@@ -1,0 +1,233 @@
+package recovery
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Plan is one way to a target that was shown to exist, segment by segment. A
+// dry run prints it, [Plan.Execute] carries it out, and it stays beside the
+// restored cluster, where [WalGet] learns from it what must not be missing.
+type Plan struct {
+	Target   Target           `json:"target"`
+	Identity segment.Identity `json:"identity"`
+	Backup   backup.Commit    `json:"backup"`
+	// Timeline is the one to recover along, as a number.
+	Timeline wal.Timeline `json:"timeline"`
+	// End is where recovery ends: every record that ends at or before it is
+	// replayed, no other.
+	End wal.LSN `json:"end"`
+	// Need is up to where WAL must be readable, so that PostgreSQL sees that
+	// the target is reached. It is End, or the end of the record behind it.
+	Need wal.LSN `json:"need"`
+	WAL  []Range `json:"wal"` // in the order of replay
+	// Before is the last commit or abort that is replayed, if there is one
+	// since the backup began; After the first that is not, if any is known.
+	Before *wal.Finish `json:"before,omitempty"`
+	After  *wal.Finish `json:"after,omitempty"`
+	// WALEnd is how far WAL reaches without a hole; LastFinish is the last
+	// commit or abort up to there.
+	WALEnd     wal.LSN     `json:"wal_end"`
+	LastFinish *wal.Finish `json:"last_finish,omitempty"`
+	// SpoolOnly is the WAL of this plan that the archive does not hold.
+	SpoolOnly []SpoolPiece `json:"spool_only,omitempty"`
+	// HoleBehind says that the segment behind the last one is missing while
+	// later ones exist. PostgreSQL reads ahead and will ask for it.
+	HoleBehind bool     `json:"hole_behind,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// Range is a run of WAL segments of one timeline.
+type Range struct {
+	Timeline    wal.Timeline `json:"timeline"`
+	First       string       `json:"first"`
+	Last        string       `json:"last"`
+	Segments    int          `json:"segments"`
+	StoredBytes int64        `json:"stored_bytes"` // in the archive
+	// Switch is where the next range's timeline forks off, zero in the last.
+	Switch wal.LSN `json:"switch,omitempty"`
+}
+
+// SpoolPiece is WAL that only a spool holds.
+type SpoolPiece struct {
+	Segment  string  `json:"segment"`
+	Complete bool    `json:"complete"`
+	End      wal.LSN `json:"end"` // of the valid WAL in it
+}
+
+// MakePlan finds a backup and a way through WAL to the target. Of the three
+// results one is set: a plan; or the facts that are still wanted, to be filled
+// into f for the next call; or an error, which is a [*Refusal] when the target
+// cannot be reached. It does no I/O and asks no clock: equal facts give equal
+// answers.
+//
+// It takes the newest backup from which the target can be reached, by LSN and
+// never by clock.
+func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
+	t.Kind = cmp.Or(t.Kind, KindEnd)
+	if err := errors.Join(t.Validate(), f.Check()); err != nil {
+		return nil, nil, err
+	}
+	list := candidates(&f, t)
+	if len(list) == 0 {
+		return nil, nil, noCandidate(&f, t)
+	}
+	var misses []*miss
+	for _, c := range list {
+		r := newRoute(&f, c)
+		s, wants, m := r.find(t)
+		switch {
+		case wants != nil:
+			return nil, wants, nil
+		case m == nil:
+			return r.plan(t, s)
+		}
+		misses = append(misses, m)
+		if m.final(t) {
+			misses = []*miss{m}
+			break
+		}
+	}
+	err, wants := decisive(misses).refusal(t, list)
+	return nil, wants, err
+}
+
+func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
+	size := r.facts.Identity.SegmentSize
+	used := int(uint64(s.need-1)/uint64(size) - r.ids[0].No + 1)
+	if used > len(r.ids) {
+		return nil, nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
+	}
+	before, wants := r.before(s.end)
+	if wants != nil {
+		return nil, wants, nil
+	}
+	after, wants := r.after(s.end)
+	if wants != nil {
+		return nil, wants, nil
+	}
+	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need, Before: before, After: after}
+	p.WALEnd, _ = r.end()
+	p.HoleBehind = r.hole != nil && used == len(r.ids)
+	if p.Target.Action == "" && t.Kind != KindEnd {
+		p.Target.Action = ActionPause
+	}
+	if p.LastFinish, wants = r.before(p.WALEnd); wants != nil {
+		return nil, wants, nil
+	}
+	p.WAL = r.ranges(r.ids[:used])
+	p.SpoolOnly = r.spoolOnly(r.ids[:used], s.need)
+	p.Warnings = r.warnings(t, s, used)
+	return p, nil, nil
+}
+
+func (r *route) ranges(ids []segment.ID) []Range {
+	var list []Range
+	for _, id := range ids {
+		if n := len(list); n == 0 || list[n-1].Timeline != id.Timeline {
+			if n > 0 {
+				list[n-1].Switch, _ = r.history.StartOf(id.Timeline)
+			}
+			list = append(list, Range{Timeline: id.Timeline, First: r.facts.name(id)})
+		}
+		last := &list[len(list)-1]
+		last.Last = r.facts.name(id)
+		last.Segments++
+		last.StoredBytes += r.facts.Segments[id].Stored
+	}
+	return list
+}
+
+// spoolOnly lists what must be copied out of the spool. Of the last segment
+// the archive's tail is enough when it reaches as far as is needed.
+func (r *route) spoolOnly(ids []segment.ID, need wal.LSN) []SpoolPiece {
+	var list []SpoolPiece
+	for _, id := range ids {
+		s := r.facts.Segments[id]
+		switch best := s.best(); {
+		case best == pieceSpooled:
+			list = append(list, SpoolPiece{Segment: r.facts.name(id), Complete: true, End: id.End(r.facts.Identity.SegmentSize)})
+		case best == piecePartial && need > s.Tail:
+			list = append(list, SpoolPiece{Segment: r.facts.name(id), End: s.Partial})
+		}
+	}
+	return list
+}
+
+// warnings tells what is surprising, though right.
+func (r *route) warnings(t Target, s *stop, used int) []string {
+	var list []string
+	if r.backup.ChecksumFailures {
+		list = append(list, fmt.Sprintf("backup %s holds pages whose checksums were wrong when it was taken", r.backup.ID))
+	}
+	if s.finish != nil && s.finish.Abort && t.Kind == KindXID {
+		list = append(list, fmt.Sprintf("transaction %d aborted", t.XID))
+	}
+	if t.Kind == KindTime {
+		if id, ok := r.earlierBehind(t, s, used); ok {
+			list = append(list, fmt.Sprintf("commit times went back: from segment %s on there are transactions that finished up to the target time; "+
+				"they come after one that finished later (%s, xid %d), where PostgreSQL stops", r.facts.name(id), t.show(s.finish.Time), s.finish.XID))
+		}
+	}
+	if t.Timeline == (TargetTimeline{}) {
+		list = append(list, r.branches()...)
+	}
+	return list
+}
+
+// branches names the timelines that "latest" leaves aside: each may be an
+// abandoned one, or the very one that is wanted.
+func (r *route) branches() []string {
+	var list []string
+	for _, tli := range slices.Sorted(maps.Keys(r.facts.Histories)) {
+		h := r.facts.Histories[tli]
+		if _, onTheWay := r.history.StartOf(tli); onTheWay || len(h.Ancestors) == 0 {
+			continue
+		}
+		fork := h.Ancestors[len(h.Ancestors)-1]
+		list = append(list, fmt.Sprintf("timeline %s, which forked off timeline %s at %s, is not on the way to timeline %s", tli, fork.Timeline, fork.End, r.history.Timeline))
+	}
+	return list
+}
+
+// earlierBehind finds the first segment in which a transaction that the target
+// time covers lies behind the stop.
+func (r *route) earlierBehind(t Target, s *stop, used int) (segment.ID, bool) {
+	for i := used - 1; i < len(r.ids); i++ {
+		earliest := r.facts.Summaries[r.ids[i]].MinTime
+		if points, ok := r.pointsIn(i); ok {
+			earliest = time.Time{}
+			for _, f := range points.Finishes {
+				if f.LSN >= s.need && (earliest.IsZero() || f.Time.Before(earliest)) {
+					earliest = f.Time
+				}
+			}
+		}
+		if !earliest.IsZero() && !t.past(earliest) {
+			return r.ids[i], true
+		}
+	}
+	return segment.ID{}, false
+}
+
+// Required says whether the plan needs a segment, and whether it needs the
+// whole of it: of the last one a verified beginning up to Need is enough.
+func (p *Plan) Required(id segment.ID) (required, whole bool) {
+	for i, r := range p.WAL {
+		first, err1 := segment.ParseName(r.First, p.Identity.SegmentSize)
+		last, err2 := segment.ParseName(r.Last, p.Identity.SegmentSize)
+		if err1 != nil || err2 != nil || id.Timeline != r.Timeline || id.No < first.No || id.No > last.No {
+			continue
+		}
+		return true, i < len(p.WAL)-1 || id.No < last.No
+	}
+	return false, false
+}

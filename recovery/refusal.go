@@ -1,0 +1,238 @@
+package recovery
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/wal"
+)
+
+// Refusal says that a target cannot be reached. Nothing was written. The error
+// that carries it has hints with the nearest points that can be reached.
+type Refusal struct {
+	Target string
+	Reason string
+}
+
+func (e *Refusal) Error() string { return e.Target + " cannot be reached: " + e.Reason }
+
+func refuse(target, reason string, hints ...string) error {
+	var err error = &Refusal{Target: target, Reason: reason}
+	for _, h := range slices.Backward(hints) {
+		err = hint.With(err, "%s", h)
+	}
+	return err
+}
+
+// miss is why a target is not on one route. The hints of the miss that is
+// reported in the end are worked out only then.
+type miss struct {
+	kind  missKind
+	route *route
+	found []wal.RestorePoint // for missAmbiguous
+}
+
+type missKind int
+
+const (
+	missEarly      missKind = iota // before the backup is consistent
+	missIncomplete                 // the backup's own WAL is not there
+	missHole                       // a hole comes first
+	missEnd                        // WAL ends first
+	missAmbiguous                  // it is there more than once
+)
+
+// notFound is a target that lies behind all WAL that can be read.
+func (r *route) notFound() *miss {
+	if r.hole != nil {
+		return &miss{kind: missHole, route: r}
+	}
+	return &miss{kind: missEnd, route: r}
+}
+
+// final says that an older backup cannot do better.
+func (m *miss) final(t Target) bool {
+	switch m.kind {
+	case missAmbiguous:
+		return true
+	case missHole, missEnd:
+		return t.Kind == KindLSN || t.Kind == KindTime || t.Kind == KindEnd
+	}
+	return false
+}
+
+// decisive picks the miss to report, of one for each backup from the newest to
+// the oldest. When even the oldest comes too late, the target is before all of
+// them; otherwise the longest way on which it was looked for tells most.
+func decisive(misses []*miss) *miss {
+	if oldest := misses[len(misses)-1]; oldest.kind == missEarly {
+		return oldest
+	}
+	for _, m := range slices.Backward(misses) {
+		if m.kind != missEarly && m.kind != missIncomplete {
+			return m
+		}
+	}
+	return misses[0]
+}
+
+// refusal words a miss. It may lack facts for the hints.
+func (m *miss) refusal(t Target, others []candidate) (error, []Want) {
+	r := m.route
+	switch m.kind {
+	case missEarly:
+		return refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
+			r.backup.ID, r.backup.StopLSN, t.show(r.backup.Finished)),
+			r.command("earliest point of this backup", "--target-immediate")), nil
+	case missIncomplete:
+		reason := fmt.Sprintf("backup %s needs WAL from %s to %s, which is not there as a whole", r.backup.ID, r.backup.StartLSN, r.backup.StopLSN)
+		if r.hole != nil {
+			reason += ": " + r.hole.describe(r.facts)
+		}
+		return refuse(t.String(), reason, "take a new backup: walstream backup"), nil
+	case missHole:
+		return m.atHole(t, others)
+	case missAmbiguous:
+		return m.severalNames(t), nil
+	default:
+		return m.atEnd(t)
+	}
+}
+
+// atHole names the last point before the hole and the first one behind it.
+func (m *miss) atHole(t Target, others []candidate) (error, []Want) {
+	r := m.route
+	finish, wants := r.before(^wal.LSN(0))
+	if wants != nil {
+		return nil, wants
+	}
+	_, last := r.end()
+	hints := []string{r.command("last point before it", "--target-lsn "+last.String()) + lastCommit(t, finish)}
+	if last < r.backup.StopLSN {
+		hints = []string{r.command("last point before it", "--target-immediate")}
+	}
+	if r.hole.fork {
+		start, _ := r.history.StartOf(r.hole.first.Timeline)
+		parent := r.history.TimelineAt(start - 1)
+		hints = append(hints, fmt.Sprintf("to stay on the timeline before: walstream restore --target-timeline %s DIR", parent))
+	}
+	size := r.facts.Identity.SegmentSize
+	for _, c := range slices.Backward(others) {
+		if c.backup.StartLSN >= r.hole.last.End(size) {
+			hints = append(hints, fmt.Sprintf("first point after it: walstream restore --backup %s --target-immediate DIR", c.backup.ID))
+			break
+		}
+	}
+	return refuse(t.String(), r.hole.describe(r.facts), hints...), nil
+}
+
+func (m *miss) severalNames(t Target) error {
+	var where, hints []string
+	for _, p := range m.found {
+		where = append(where, fmt.Sprintf("%s (%s)", p.LSN, t.show(p.Time)))
+		hints = append(hints, m.route.command("the one at "+p.LSN.String(), "--target-lsn "+p.LSN.String()))
+	}
+	return refuse(t.String(), fmt.Sprintf("there are %d of that name after backup %s: at %s",
+		len(m.found), m.route.backup.ID, strings.Join(where, ", ")), hints...)
+}
+
+// atEnd says where WAL ends, and which restore points there are.
+func (m *miss) atEnd(t Target) (error, []Want) {
+	r := m.route
+	finish, wants := r.before(^wal.LSN(0))
+	if wants != nil {
+		return nil, wants
+	}
+	points, wants := r.points()
+	if wants != nil {
+		return nil, wants
+	}
+	end, last := r.end()
+	hints := []string{r.command("all there is", "") + lastCommit(t, finish)}
+	var reason string
+	switch t.Kind {
+	case KindTime:
+		reason = "no transaction in the archive finished later, so PostgreSQL could not tell that it is reached"
+		if finish != nil {
+			hints = append(hints, r.command("up to the last commit or abort", "--target-lsn "+finish.LSN.String()))
+		}
+	case KindXID:
+		reason = "it neither committed nor aborted"
+	case KindName:
+		reason = "there is no restore point of that name"
+		hints = append(hints[:0], nearest(r, t, points)...)
+	default:
+		reason = "the last record starts at " + last.String()
+	}
+	reason += fmt.Sprintf(" (timeline %s, backup %s, WAL from %s to %s)", r.history.Timeline, r.backup.ID, r.backup.StartLSN, end)
+	return refuse(t.String(), reason, hints...), nil
+}
+
+// nearest lists the last few restore points that there are.
+func nearest(r *route, t Target, points []wal.RestorePoint) []string {
+	var hints []string
+	for _, p := range points[max(0, len(points)-5):] {
+		hints = append(hints, fmt.Sprintf("known: walstream restore --target-name %s --target-timeline %s DIR (%s)", shellQuote(p.Name), r.history.Timeline, t.show(p.Time)))
+	}
+	if len(hints) == 0 {
+		hints = []string{r.command("there are no restore points; all WAL there is", "")}
+	}
+	return hints
+}
+
+// command words a hint that can be pasted.
+func (r *route) command(what, flags string) string {
+	if flags != "" {
+		flags += " "
+	}
+	return fmt.Sprintf("%s: walstream restore %s--backup %s --target-timeline %s DIR", what, flags, r.backup.ID, r.history.Timeline)
+}
+
+func lastCommit(t Target, f *wal.Finish) string {
+	if f == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (last commit or abort %s, xid %d)", t.show(f.Time), f.XID)
+}
+
+func (h *hole) describe(f *Facts) string {
+	switch {
+	case h.damaged != "":
+		return fmt.Sprintf("segment %s is damaged: %s", f.name(h.first), h.damaged)
+	case h.fork:
+		return fmt.Sprintf("segment %s, in which timeline %s begins, is missing", f.name(h.first), h.first.Timeline)
+	case h.count == 1:
+		return fmt.Sprintf("segment %s is missing", f.name(h.first))
+	}
+	return fmt.Sprintf("%d segments are missing: %s .. %s", h.count, f.name(h.first), f.name(h.last))
+}
+
+// noCandidate words that no backup leads to the target's timeline.
+func noCandidate(f *Facts, t Target) error {
+	var ids, tlis []string
+	for _, b := range f.Backups {
+		ids = append(ids, fmt.Sprintf("%s (timeline %s)", b.ID, b.Timeline))
+	}
+	slices.Sort(ids)
+	known := map[wal.Timeline]bool{1: true}
+	for tli := range f.Histories {
+		known[tli] = true
+	}
+	for _, tli := range slices.Sorted(maps.Keys(known)) {
+		tlis = append(tlis, tli.String())
+	}
+	named := slices.ContainsFunc(f.Backups, func(b backup.Commit) bool { return b.ID == t.Backup })
+	switch {
+	case len(f.Backups) == 0:
+		return refuse(t.String(), "there is no base backup", "walstream backup")
+	case t.Backup != "" && !named:
+		return refuse(t.String(), "there is no backup "+t.Backup, "there are: "+strings.Join(ids, ", "))
+	case t.Timeline.Number != 0 && !known[t.Timeline.Number]:
+		return refuse(t.String(), fmt.Sprintf("there is no timeline %s", t.Timeline), "known: timeline "+strings.Join(tlis, ", "))
+	}
+	return refuse(t.String(), fmt.Sprintf("no backup lies on the way to timeline %s", t.Timeline), "there are: "+strings.Join(ids, ", "), "walstream restore --target-timeline current DIR")
+}
