@@ -1,0 +1,171 @@
+package wal_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/wal"
+)
+
+// xactBody makes the main data of a commit or abort with the given parts.
+type xactBody struct {
+	xinfo                           uint32
+	subxacts, rels, stats, messages int
+	twophase                        uint32
+}
+
+func (x xactBody) bytes(major int) []byte {
+	b := le.AppendUint64(nil, 1_000_000) // one second after PostgreSQL's epoch
+	b = le.AppendUint32(b, x.xinfo)
+	list := func(bit uint32, n, size int) {
+		if x.xinfo&bit != 0 {
+			b = le.AppendUint32(b, uint32(n))
+			for i := range n * size {
+				b = append(b, byte(i%251))
+			}
+		}
+	}
+	if x.xinfo&1 != 0 {
+		b = append(b, 1, 2, 3, 4, 5, 6, 7, 8)
+	}
+	list(1<<1, x.subxacts, 4)
+	list(1<<2, x.rels, 12)
+	if major >= 18 {
+		list(1<<8, x.stats, 16)
+	} else {
+		list(1<<8, x.stats, 12)
+	}
+	list(1<<3, x.messages, 16)
+	if x.xinfo&(1<<4) != 0 {
+		b = le.AppendUint32(b, x.twophase)
+		b = append(b, "a global identifier\x00"...)
+	}
+	if x.xinfo&(1<<5) != 0 {
+		b = append(b, make([]byte, 16)...)
+	}
+	return b
+}
+
+// TestFinishForms decodes commits and aborts with all parts that may stand
+// before the xid of a prepared transaction, in records of any length.
+func TestFinishForms(t *testing.T) {
+	for major := range magics {
+		all := uint32(0x3F) // all parts but dropped statistics
+		if major >= 15 {
+			all |= 1 << 8
+		}
+		for _, x := range []xactBody{
+			{},
+			{xinfo: 1 << 4, twophase: 4242},
+			{xinfo: all, subxacts: 3, rels: 2, stats: 5, messages: 1, twophase: 4242},
+			{xinfo: all, subxacts: 70_000, rels: 9_000, stats: 3_000, messages: 20_000, twophase: 4242},
+		} {
+			for info, want := range map[uint8]wal.Finish{
+				0x00: {XID: 700}, 0x20: {XID: 700, Abort: true},
+				0x30: {XID: x.twophase}, 0x40: {XID: x.twophase, Abort: true},
+			} {
+				t.Run(fmt.Sprintf("%d/%02X/%d subxacts/%X", major, info, x.subxacts, x.xinfo), func(t *testing.T) {
+					finishForm(t, major, info, x, want)
+				})
+			}
+		}
+	}
+}
+
+func finishForm(t *testing.T, major int, info uint8, x xactBody, want wal.Finish) {
+	body := main(x.bytes(major))
+	// A logical decoding origin and a top-level xid may stand before.
+	body = append([]byte{253, 1, 0, 252, 9, 9, 9, 9}, body...)
+	b := build(major)
+	b.fill(32) // the record crosses its first page border in the first fields
+	w := b.record(1, info|0x80, 700, body)
+	want.LSN, want.End, want.Time = w.LSN, w.End, time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC)
+
+	// Each page by a scanner of its own, through stored carries.
+	var got []wal.Finish
+	var carry *wal.Carry
+	for at := 0; at < len(b.buf); at += 8192 {
+		cfg := b.cfg
+		cfg.Start += wal.LSN(at)
+		cfg.Carry = carry
+		cfg.OnRecord = func(r *wal.Record) error {
+			if f, ok := r.Finish(); ok {
+				got = append(got, f)
+			}
+			return nil
+		}
+		s := wal.NewScanner(cfg)
+		if err := s.Feed(b.buf[at:min(len(b.buf), at+8192)]); err != nil {
+			t.Fatal(err)
+		}
+		carry = stored(t, s.Carry())
+	}
+	if diff := cmp.Diff([]wal.Finish{want}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNoFinish(t *testing.T) {
+	b := build(15)
+	b.record(rmgrXact, 0x10, 700, main(make([]byte, 60))) // PREPARE
+	b.record(rmgrXact, 0x60, 700, main(make([]byte, 60))) // INVALIDATIONS
+	b.heap(100)
+	b.cfg.OnRecord = func(r *wal.Record) error {
+		if f, ok := r.Finish(); ok {
+			t.Errorf("%+v of a record with info %02X", f, r.Info)
+		}
+		return nil
+	}
+	if err := wal.NewScanner(b.cfg).Feed(b.buf); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUnknownForms has records with a right CRC whose bodies are not what is
+// known of their kind.
+func TestUnknownForms(t *testing.T) {
+	short := main(make([]byte, 4))
+	for name, rec := range map[string]struct {
+		rmgr, info uint8
+		body       []byte
+	}{
+		"commit without a time":          {rmgrXact, 0x00, short},
+		"commit that ends in its lists":  {rmgrXact, 0x80, main(xactBody{xinfo: 1 << 4}.bytes(15)[:14])},
+		"commit with a block reference":  {rmgrXact, 0x00, append([]byte{0, 0, 0, 0}, make([]byte, 200)...)},
+		"commit without main data":       {rmgrXact, 0x00, []byte{253, 0, 0, 253, 0, 0, 253, 0, 0, 253, 0, 0}},
+		"empty commit":                   {rmgrXact, 0x00, nil},
+		"restore point without a name":   {rmgrXLOG, 0x70, main(make([]byte, 8))},
+		"checkpoint without a timeline":  {rmgrXLOG, 0x10, short},
+		"end of recovery of a few bytes": {rmgrXLOG, 0x90, short},
+		"empty backup end":               {rmgrXLOG, 0x50, nil},
+	} {
+		b := build(15)
+		b.heap(100)
+		w := b.record(rec.rmgr, rec.info, 1, rec.body)
+		t.Run(name, func(t *testing.T) {
+			wantEnd(t, b.cfg, b.buf, w.LSN, false, "record of resource manager")
+		})
+	}
+}
+
+// TestCarryWithoutBody has carries of a commit from which what was read of the
+// body is missing.
+func TestCarryWithoutBody(t *testing.T) {
+	b := build(15)
+	b.fill(48) // of which 24 are the header
+	b.record(rmgrXact, 0x80, 700, main(xactBody{xinfo: 1<<1 | 1<<4, subxacts: 500}.bytes(15)))
+	carry := mustScan(t, b.cfg, b.buf[:8192]).Carry
+	if len(carry.Body) != 21 { // without what was read of the first list
+		t.Fatalf("the carry has %d bytes of the body", len(carry.Body))
+	}
+	cfg := b.cfg
+	cfg.Start += 8192
+	for _, n := range []int{0, 5, 20, 200} {
+		bad := *carry
+		bad.Body = append(carry.Body[:len(carry.Body):len(carry.Body)], make([]byte, 200)...)[:n]
+		cfg.Carry = &bad
+		wantEnd(t, cfg, b.buf[8192:], cfg.Start, false, "the carry of the record at 0/5001FD0 lacks what was read of it")
+	}
+}

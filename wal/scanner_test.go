@@ -1,0 +1,358 @@
+package wal_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/wal"
+)
+
+func TestScanEveryMajor(t *testing.T) {
+	for major := range magics {
+		b := varied(major)
+		got := mustScan(t, b.cfg, b.buf)
+		want := scanned{Records: b.written, End: b.pos()}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("PostgreSQL %d (-want +got):\n%s", major, diff)
+		}
+	}
+}
+
+// TestTruncation feeds byte by byte: after each, End must be that of the last
+// record that is whole up to there.
+func TestTruncation(t *testing.T) {
+	b := varied(15)
+	ended := b.switchWAL()
+	border := b.pos()
+	b.heap(10)
+	s := wal.NewScanner(b.cfg)
+	want, next := b.cfg.Start, 0
+	for i := range b.buf {
+		if err := s.Feed(b.buf[i : i+1]); err != nil {
+			t.Fatal(err)
+		}
+		pos := b.cfg.Start + wal.LSN(i+1)
+		switch {
+		case next < len(b.written) && b.written[next].End == pos:
+			want = pos
+			next++
+		case pos > ended.End && pos <= border:
+			want = pos // zeros behind the switch count
+		}
+		if s.End() != want {
+			t.Fatalf("with the bytes before %s the end is %s, want %s", pos, s.End(), want)
+		}
+	}
+}
+
+func TestCarryAtEveryPage(t *testing.T) {
+	b := varied(18)
+	carries := 0
+	for cut := 8192; cut < len(b.buf); cut += 8192 {
+		one := mustScan(t, b.cfg, b.buf[:cut])
+		cfg := b.cfg
+		cfg.Start += wal.LSN(cut)
+		cfg.Carry = stored(t, one.Carry)
+		cfg.Major = 0
+		if cfg.Carry != nil {
+			carries++
+		}
+		two := mustScan(t, cfg, b.buf[cut:])
+		if diff := cmp.Diff(b.written, append(one.Records, two.Records...)); diff != "" {
+			t.Errorf("cut at %s (-want +got):\n%s", cfg.Start, diff)
+		}
+		if two.Unknown {
+			t.Errorf("cut at %s: the carry was called unknown", cfg.Start)
+		}
+	}
+	if carries < 10 {
+		t.Errorf("weak test: %d carries", carries)
+	}
+}
+
+func TestUnknownCarry(t *testing.T) {
+	b := build(15)
+	b.heap(100)
+	b.heap(2*testSegment - 3)
+	after := b.heap(50)
+	cut := testSegment
+	cfg := b.cfg
+	cfg.Start += wal.LSN(cut)
+	got := mustScan(t, cfg, b.buf[cut:])
+	want := scanned{Records: []written{after}, End: after.End, Unknown: true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	got = mustScan(t, cfg, b.buf[cut:cut+20000])
+	if got.End != cfg.Start || got.Carry != nil {
+		t.Errorf("inside the unknown record: %+v", got)
+	}
+}
+
+func TestOverwrittenRecord(t *testing.T) {
+	for _, n := range []int{8, 16, 24, 500, 9000} {
+		t.Run(fmt.Sprintf("torn after %d bytes", n), func(t *testing.T) {
+			b := build(15)
+			b.heap(100)
+			b.fill(min(n, 496))
+			torn := b.tear(30000, n)
+			cut := len(b.buf)
+			b.mend(torn.LSN)
+			b.heap(70)
+			if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			before := mustScan(t, b.cfg, b.buf[:cut])
+			if before.Carry == nil {
+				t.Fatal("no carry of the torn record")
+			}
+			cfg := b.cfg
+			cfg.Start += wal.LSN(cut)
+			cfg.Carry = before.Carry
+			if got := mustScan(t, cfg, b.buf[cut:]); len(got.Records) != 2 || got.Unknown {
+				t.Errorf("with the carry: %+v", got)
+			}
+			cfg.Carry = nil
+			if got := mustScan(t, cfg, b.buf[cut:]); len(got.Records) != 2 || got.Unknown {
+				t.Errorf("without the carry: %+v", got)
+			}
+		})
+	}
+}
+
+func TestSwitch(t *testing.T) {
+	b := build(15)
+	b.heap(100)
+	b.switchWAL()
+	whole := b.pos()
+	b.heap(10)
+	got := mustScan(t, b.cfg, b.buf[:testSegment])
+	if got.End != whole || got.Carry != nil || len(got.Records) != 2 {
+		t.Errorf("the switched segment: %+v", got)
+	}
+	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestSwitchAtBorders puts the XLOG_SWITCH record at the end of a segment and
+// across it, where the next whole segment is zeros.
+func TestSwitchAtBorders(t *testing.T) {
+	for _, left := range []int{24, 16, 8} {
+		b := build(15)
+		for range 3 {
+			b.fill(24)
+			b.record(rmgrHeap, 0, 0, nil)
+		}
+		b.fill(left)
+		b.switchWAL()
+		b.heap(10)
+		if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+			t.Errorf("with %d bytes left (-want +got):\n%s", left, diff)
+		}
+	}
+}
+
+func TestResetwalBeginsChain(t *testing.T) {
+	b := build(15)
+	b.heap(100)
+	b.switchWAL()
+	b.prev = 0
+	b.heap(10)
+	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	b.prev = 0
+	at := b.heap(10)
+	wantEnd(t, b.cfg, b.buf, at.LSN, false, "record follows one at 0/0")
+}
+
+func TestTimelineFork(t *testing.T) {
+	b := build(15)
+	b.fill(24)
+	b.record(rmgrHeap, 0, 0, nil)
+	b.cfg.Timeline = 3 // the file's, and that of the pages from here on
+	b.fill(24)
+	b.record(rmgrHeap, 0, 0, nil)
+	b.heap(10)
+	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	two := b.cfg
+	two.Timeline = 2
+	wantEnd(t, two, b.buf, testStart+8192, false, "page is of timeline 3, the file of 2")
+	back := append([]byte(nil), b.buf...)
+	back[2*8192+4] = 2
+	wantEnd(t, b.cfg, back, testStart+2*8192, false, "page is of timeline 2, the page before of 3")
+}
+
+func TestZeros(t *testing.T) {
+	b := build(15)
+	wantEnd(t, b.cfg, make([]byte, 8192), testStart, true, "zeros")
+	b.heap(100)
+	end := b.pos()
+	wantEnd(t, b.cfg, append(b.buf, make([]byte, 100)...), end, true, "zeros")
+	b.fill(8)
+	wantEnd(t, b.cfg, append(b.buf, make([]byte, 8)...), testStart+8192-8, true, "zeros")
+	b = build(15)
+	b.fill(0)
+	wantEnd(t, b.cfg, append(b.buf, make([]byte, 24)...), testStart+8192, true, "zeros")
+	half := b.part(rmgrHeap, 0, 0, make([]byte, 9000), 8192-24)
+	got := wantEnd(t, b.cfg, append(b.buf, make([]byte, 8192)...), testStart+2*8192, true, "zeros")
+	if got.End != half.LSN-24 || got.Carry != nil {
+		t.Errorf("an unfinished record before zeros: %+v", got)
+	}
+	dirty := append(b.buf[:len(b.buf):len(b.buf)], make([]byte, 8192)...)
+	dirty[len(b.buf)+23] = 1
+	wantEnd(t, b.cfg, dirty, testStart+2*8192, false, "page magic 0000")
+}
+
+// TestRefusals damages WAL in one place and expects the reason.
+func TestRefusals(t *testing.T) {
+	b := varied(15)
+	one, two := b.written[1], testStart+8192
+	lastOfOne := one
+	for _, w := range b.written {
+		if w.LSN < two {
+			lastOfOne = w
+		}
+	}
+	set := func(at wal.LSN, v ...byte) func([]byte) {
+		return func(p []byte) { copy(p[at-testStart:], v) }
+	}
+	for _, c := range []struct {
+		why    string
+		damage func([]byte)
+		at     wal.LSN
+	}{
+		{"page magic 1234 is none of PostgreSQL 13 to 18", set(two, 0x34, 0x12), two},
+		{"page magic D118 is of PostgreSQL 18, not 15", set(two, 0x18), two},
+		{"page header has unknown info bits 0011", set(two+2, 0x11), two},
+		{"page header has the wrong length for its place in the segment", set(two+2, 0x03), two},
+		{"page header has the wrong length for its place in the segment", set(testStart+2, 0), testStart},
+		{"page is of another cluster: system identifier", set(testStart+24, 9), testStart},
+		{"page is of a cluster with WAL segments of 98304 bytes, not 32768", set(testStart+34, 1), testStart},
+		{"page is of a cluster with WAL blocks of 8193 bytes; only 8192 is supported", set(testStart+36, 1), testStart},
+		{"page says that it belongs at 0/5002001", set(two+8, 1), two},
+		{"page is of timeline 9, the file of 1", set(two+4, 9), two},
+		{"page is of timeline 0, the file of 1", set(two+4, 0), two},
+		{"page does not continue the record before it", set(two+2, 0), two},
+		{"page continues a record by 109 bytes, not by the 108 that are missing", set(two+16, 109), two},
+		{"page both continues and overwrites a record", set(two+2, 0x09), two},
+		{"page continues a record that is complete", set(testStart+4*8192+2, 0x03), testStart + 4*8192},
+		{"record has a length of 23 bytes", set(one.LSN, 23, 0), one.LSN},
+		{"record has a length of 4294967295 bytes", set(one.LSN, 255, 255, 255, 255), one.LSN},
+		{"record has a length of 7 bytes", set(lastOfOne.LSN, 7), lastOfOne.LSN},
+		{"record has the resource manager 22", set(one.LSN+17, 22), one.LSN},
+		{"record follows one at 0/5000029, but the one before it is at 0/5000028", set(one.LSN+8, 0x29), one.LSN},
+		{"record has a wrong CRC", set(one.LSN+20, 1, 2, 3, 4), one.LSN},
+		{"record has a wrong CRC", set(one.LSN+30, 0xEE), one.LSN},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			p := append([]byte(nil), b.buf...)
+			c.damage(p)
+			wantEnd(t, b.cfg, p, c.at, false, c.why)
+		})
+	}
+}
+
+func TestRefusedSwitchAndOverwrite(t *testing.T) {
+	b := build(15)
+	w := b.switchWAL()
+	b.buf[testSegment-1] = 1
+	got := wantEnd(t, b.cfg, b.buf, testStart+testSegment-1, false, "there is something behind an XLOG_SWITCH")
+	if got.End != testStart+testSegment-1 || len(got.Records) != 1 || got.Records[0] != w {
+		t.Errorf("%+v", got)
+	}
+
+	b = build(15)
+	torn := b.tear(30000, 500)
+	void := b.mend(torn.LSN + 8)
+	wantEnd(t, b.cfg, b.buf, void.LSN, false, "record does not declare void the torn one that its page overwrites")
+
+	b = build(15)
+	b.tear(30000, 500)
+	b.page(0)
+	b.void = 0
+	other := b.heap(10)
+	wantEnd(t, b.cfg, b.buf, other.LSN, false, "record does not declare void the torn one that its page overwrites")
+}
+
+func TestCustomResourceManager(t *testing.T) {
+	b := build(15)
+	b.record(128, 0, 1, []byte("extension"))
+	mustScan(t, b.cfg, b.buf)
+	b = build(14)
+	w := b.record(128, 0, 1, []byte("extension"))
+	wantEnd(t, b.cfg, b.buf, w.LSN, false, "record has the resource manager 128")
+}
+
+// wantEnd scans p and expects the given end, however p is cut.
+func wantEnd(t *testing.T, cfg wal.ScanConfig, p []byte, at wal.LSN, zeros bool, why string) scanned {
+	t.Helper()
+	got, err := scan(cfg, p)
+	var end *wal.EndError
+	if !errors.As(err, &end) {
+		t.Fatalf("the scan ended with %v", err)
+	}
+	if end.LSN != at || end.Zeros != zeros || !strings.HasPrefix(end.Reason, why) {
+		t.Errorf("got %v (zeros: %v), want the end at %s: %s", end, end.Zeros, at, why)
+	}
+	if got.End > at {
+		t.Errorf("the end %s is behind the doubt at %s", got.End, at)
+	}
+	s := wal.NewScanner(cfg)
+	for i := range p {
+		err = s.Feed(p[i : i+1])
+	}
+	if err == nil || err.Error() != end.Error() || s.End() != got.End {
+		t.Errorf("byte by byte: %v, end %s", err, s.End())
+	}
+	return got
+}
+
+func TestOnRecordError(t *testing.T) {
+	b := varied(15)
+	stop := errors.New("enough")
+	n := 0
+	b.cfg.OnRecord = func(*wal.Record) error {
+		if n++; n == 3 {
+			return stop
+		}
+		return nil
+	}
+	s := wal.NewScanner(b.cfg)
+	for range 2 {
+		if err := s.Feed(b.buf); err != stop {
+			t.Errorf("Feed returned %v", err)
+		}
+	}
+	if n != 3 || s.End() != b.written[2].End {
+		t.Errorf("%d records, end %s", n, s.End())
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	good := varied(15)
+	half := mustScan(t, good.cfg, good.buf[:8192]).Carry
+	for why, change := range map[string]func(*wal.ScanConfig){
+		"not the start of a page":    func(c *wal.ScanConfig) { c.Start++ },
+		"no timeline":                func(c *wal.ScanConfig) { c.Timeline = 0 },
+		"100 is no wal_segment_size": func(c *wal.ScanConfig) { c.SegmentSize = 100 },
+		"does not fit":               func(c *wal.ScanConfig) { c.Carry.Head = c.Carry.Head[:7] },
+		"record at 0/5001FF1 does":   func(c *wal.ScanConfig) { c.Carry.Start++ },
+		"at 0/5001FF0 does not":      func(c *wal.ScanConfig) { c.Carry.Total++ },
+	} {
+		cfg := good.cfg
+		cfg.Start += 8192
+		carry := *half
+		cfg.Carry = &carry
+		change(&cfg)
+		if err := wal.NewScanner(cfg).Feed(good.buf[8192:]); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("want %q, got %v", why, err)
+		}
+	}
+}
