@@ -1,0 +1,208 @@
+package wal_test
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/wal"
+)
+
+func at(micros int64) time.Time {
+	return time.Date(2000, 1, 1, 0, 0, 0, int(micros)*1000, time.UTC)
+}
+
+func restorePoint(b *builder, micros int64, name string) written {
+	data := le.AppendUint64(nil, uint64(micros))
+	data = append(data, make([]byte, 64)...)
+	copy(data[8:], name)
+	return b.record(rmgrXLOG, 0x70, 0, main(data))
+}
+
+// TestSummary has commit times that go back, a record that the segment ends
+// in, and one that it begins with.
+func TestSummary(t *testing.T) {
+	b := build(15)
+	first := b.heap(100)
+	c1 := b.commit(500)
+	p := restorePoint(b, 600, "here")
+	b.record(rmgrXact, 0x20, 701, main(le.AppendUint64(nil, 900)))
+	c3 := b.commit(300)
+	border := b.heap(testSegment)
+	c4 := b.commit(1000)
+	b.switchWAL()
+
+	z := wal.NewSummarizer(b.cfg)
+	if err := z.Feed(b.buf[:testSegment]); err != nil {
+		t.Fatal(err)
+	}
+	one, carry, err := z.Finish()
+	if err != nil || carry == nil || carry.Start != border.LSN {
+		t.Fatalf("carry %+v, error %v", carry, err)
+	}
+	want := wal.Summary{
+		FirstRecord: first.LSN, ValidEnd: c3.End, LastRecord: c3.LSN,
+		Records: 5, Commits: 2, Aborts: 1,
+		First:   &wal.Finish{LSN: c1.LSN, End: c1.End, Time: at(500), XID: 700},
+		Last:    &wal.Finish{LSN: c3.LSN, End: c3.End, Time: at(300), XID: 700},
+		MinTime: at(300), MaxTime: at(900),
+		RestorePoints: []wal.RestorePoint{{LSN: p.LSN, End: p.End, Time: at(600), Name: "here"}},
+	}
+	if diff := cmp.Diff(want, one); diff != "" {
+		t.Errorf("first segment (-want +got):\n%s", diff)
+	}
+
+	cfg := b.cfg
+	cfg.Start += testSegment
+	cfg.Carry = carry
+	z = wal.NewSummarizer(cfg)
+	if err := z.Feed(b.buf[testSegment:]); err != nil {
+		t.Fatal(err)
+	}
+	two, carry, err := z.Finish()
+	if err != nil || carry != nil {
+		t.Fatalf("carry %+v, error %v", carry, err)
+	}
+	f4 := &wal.Finish{LSN: c4.LSN, End: c4.End, Time: at(1000), XID: 700}
+	want = wal.Summary{
+		FirstRecord: c4.LSN, ValidEnd: testStart + 2*testSegment, LastRecord: c4.End,
+		Records: 3, Commits: 1, First: f4, Last: f4, MinTime: at(1000), MaxTime: at(1000), Switch: true,
+	}
+	if diff := cmp.Diff(want, two); diff != "" {
+		t.Errorf("second segment (-want +got):\n%s", diff)
+	}
+}
+
+// TestSummaryInsideRecord has segments in which no record begins or ends.
+func TestSummaryInsideRecord(t *testing.T) {
+	b := build(15)
+	b.fill(24)
+	long := b.heap(3 * testSegment)
+	cfg := b.cfg
+	var sums []wal.Summary
+	for at := 0; at+testSegment <= len(b.buf); at += testSegment {
+		cfg.Start = testStart + wal.LSN(at)
+		z := wal.NewSummarizer(cfg)
+		if err := z.Feed(b.buf[at : at+testSegment]); err != nil {
+			t.Fatal(err)
+		}
+		sum, carry, err := z.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Carry = carry
+		sums = append(sums, sum)
+	}
+	last := b.written[len(b.written)-2]
+	want := []wal.Summary{
+		{FirstRecord: testStart + 40, ValidEnd: last.End, LastRecord: last.LSN, Records: int64(len(b.written) - 1)},
+		{}, {},
+	}
+	if diff := cmp.Diff(want, sums); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if cfg.Carry == nil || cfg.Carry.Start != long.LSN {
+		t.Errorf("carry behind them: %+v", cfg.Carry)
+	}
+}
+
+// TestSummaryFirstRecordUnfinished has a segment whose only record of its own
+// ends in the next.
+func TestSummaryFirstRecordUnfinished(t *testing.T) {
+	b := build(15)
+	b.heap(testSegment)
+	z := wal.NewSummarizer(b.cfg)
+	if err := z.Feed(b.buf[:testSegment]); err != nil {
+		t.Fatal(err)
+	}
+	sum, _, err := z.Finish()
+	if diff := cmp.Diff(wal.Summary{FirstRecord: testStart + 40}, sum); err != nil || diff != "" {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestSummaryOfBrokenSegment(t *testing.T) {
+	b := build(15)
+	good := b.commit(5)
+	bad := b.heap(100)
+	b.buf[bad.End-testStart-8] ^= 1
+	seen := 0
+	b.cfg.OnRecord = func(*wal.Record) error { seen++; return nil }
+	z := wal.NewSummarizer(b.cfg)
+	fed := z.Feed(b.buf)
+	sum, carry, err := z.Finish()
+	var end *wal.EndError
+	if !errors.As(err, &end) || end.LSN != bad.LSN || fed != err || carry != nil {
+		t.Errorf("Feed %v, Finish %v, carry %v", fed, err, carry)
+	}
+	if err != nil && err.Error() != "WAL ends at "+bad.LSN.String()+": record has a wrong CRC" {
+		t.Errorf("message %q", err)
+	}
+	if sum.Records != 1 || sum.Commits != 1 || sum.ValidEnd != good.End || seen != 1 {
+		t.Errorf("%+v, %d callbacks", sum, seen)
+	}
+}
+
+func TestReadPoints(t *testing.T) {
+	b := build(15)
+	c := b.commit(5)
+	p := restorePoint(b, 6, strings.Repeat("x", 63))
+	seen := 0
+	b.cfg.OnRecord = func(*wal.Record) error { seen++; return nil }
+	want := wal.Points{
+		Finishes:      []wal.Finish{{LSN: c.LSN, End: c.End, Time: at(5), XID: 700}},
+		RestorePoints: []wal.RestorePoint{{LSN: p.LSN, End: p.End, Time: at(6), Name: strings.Repeat("x", 63)}},
+	}
+	got, carry, err := wal.ReadPoints(iotest.OneByteReader(strings.NewReader(string(b.buf))), b.cfg)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil || carry != nil || seen != 2 {
+		t.Errorf("carry %v, error %v, %d callbacks (-want +got):\n%s", carry, err, seen, diff)
+	}
+	b.part(rmgrHeap, 0, 1, make([]byte, 9000), 8000)
+	if _, carry, err = wal.ReadPoints(strings.NewReader(string(b.buf)), b.cfg); err != nil || carry == nil {
+		t.Errorf("inside a record: carry %v, error %v", carry, err)
+	}
+	if _, _, err = wal.ReadPoints(iotest.TimeoutReader(strings.NewReader(string(b.buf))), b.cfg); !errors.Is(err, iotest.ErrTimeout) {
+		t.Errorf("a failing read gives %v", err)
+	}
+}
+
+func TestValidEnd(t *testing.T) {
+	b := varied(15)
+	before, last := b.written[len(b.written)-2], b.written[len(b.written)-1]
+	zeroed := append(append([]byte(nil), b.buf...), make([]byte, 10000)...)
+	torn := append([]byte(nil), zeroed...)
+	torn[last.LSN-testStart+100] ^= 1
+	for name, c := range map[string]struct {
+		file  []byte
+		limit int64
+		want  wal.LSN
+		zeros bool
+		why   string
+	}{
+		"up to the end of the file": {b.buf, 1 << 40, last.End, false, ""},
+		"zeros":                     {zeroed, 1 << 40, last.End, true, "zeros"},
+		"limit at a record's end":   {zeroed, int64(last.LSN - testStart), before.End, false, ""},
+		"limit inside a record":     {zeroed, int64(last.LSN-testStart) + 9, before.End, false, ""},
+		"damage":                    {torn, 1 << 40, before.End, false, "record has a wrong CRC"},
+		"nothing":                   {nil, 1 << 40, testStart, false, ""},
+		"no WAL":                    {[]byte(strings.Repeat("no WAL", 10)), 1 << 40, testStart, false, "page magic 6F6E"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			end, why, err := wal.ValidEnd(strings.NewReader(string(c.file)), b.cfg, c.limit)
+			if end != c.want || err != nil {
+				t.Errorf("end %s, want %s; error %v", end, c.want, err)
+			}
+			if (why == nil) != (c.why == "") || why != nil && (why.Zeros != c.zeros || !strings.HasPrefix(why.Reason, c.why)) {
+				t.Errorf("why %v, want %q", why, c.why)
+			}
+		})
+	}
+	_, _, err := wal.ValidEnd(failingReader{}, b.cfg, 100)
+	if !errors.Is(err, io.ErrNoProgress) || !strings.Contains(err.Error(), "read WAL at 0/5000000") {
+		t.Errorf("a failing read gives %v", err)
+	}
+}
