@@ -1,0 +1,110 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// UploaderStatus is how uploading goes. Times are zero for what never
+// happened.
+type UploaderStatus struct {
+	Segments    int64 // complete segments confirmed by this process
+	Tails       int64 // remainders confirmed by this process
+	Failures    int64 // attempts that failed
+	LastSuccess time.Time
+	LastFailure time.Time
+	LastError   error // of LastFailure
+	// Failing says that the last attempt failed and is being repeated.
+	Failing bool
+	// Confirmed is the end of the newest confirmed segment by timeline.
+	Confirmed map[wal.Timeline]wal.LSN
+	// Stopped holds the timelines that are not archived any more, and why:
+	// a [*ConflictError], [*BrokenError] or [*segment.ForeignError].
+	Stopped map[wal.Timeline]error
+}
+
+// Status may be called at any time.
+func (u *Uploader) Status() UploaderStatus {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.status
+	s.Confirmed, s.Stopped = maps.Clone(s.Confirmed), maps.Clone(s.Stopped)
+	return s
+}
+
+// permanent says whether repeating cannot help.
+func permanent(err error) bool {
+	var (
+		conflict *ConflictError
+		broken   *BrokenError
+		foreign  *segment.ForeignError
+	)
+	return errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
+}
+
+// retry repeats op until it succeeds, fails for good, or ctx ends.
+func (u *Uploader) retry(ctx context.Context, op func() error) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.MaxInterval = 30 * time.Second
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := op()
+		if err != nil && permanent(err) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(u.failed))
+	return err
+}
+
+func (u *Uploader) failed(err error, wait time.Duration) {
+	u.mu.Lock()
+	before := u.status.Failing
+	u.status.Failing, u.status.LastError, u.status.LastFailure = true, err, u.cfg.Now()
+	u.status.Failures++
+	u.mu.Unlock()
+	if !before {
+		u.cfg.Log.Warn().Err(err).Dur("retry_in", wait).Msg("archiving fails; it is repeated until it succeeds")
+	}
+}
+
+// confirmed counts a piece that is durable in the archive.
+func (u *Uploader) confirmed(j *job) {
+	u.mu.Lock()
+	before := u.status.Failing
+	u.status.Failing, u.status.LastSuccess = false, u.cfg.Now()
+	if j.sealed.Complete {
+		u.status.Segments++
+		u.status.Confirmed[j.piece.ID.Timeline] = j.piece.ID.End(u.a.identity.SegmentSize)
+	} else {
+		u.status.Tails++
+	}
+	u.mu.Unlock()
+	if before {
+		u.cfg.Log.Info().Str("object", j.piece.Name(u.a.identity.SegmentSize)).Msg("archiving succeeds again")
+	}
+}
+
+func (u *Uploader) stopped(tli wal.Timeline) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status.Stopped[tli] != nil
+}
+
+// stop gives a timeline up. Its WAL stays in the source.
+func (u *Uploader) stop(tli wal.Timeline, err error) {
+	u.mu.Lock()
+	if u.status.Stopped[tli] == nil {
+		u.status.Stopped[tli] = err
+	}
+	u.status.Failing, u.status.LastError, u.status.LastFailure = false, err, u.cfg.Now()
+	u.status.Failures++
+	u.mu.Unlock()
+	u.cfg.Log.Error().Err(err).Stringer("timeline", tli).Msg("archiving of this timeline stops; its WAL stays in the spool")
+}

@@ -1,0 +1,407 @@
+package archive_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// faulty is a store of which a test decides what fails, and that notes the
+// order of successful puts.
+type faulty struct {
+	*archive.Mem
+	onPut    func(name string) error // before a put
+	onDelete func(name string) error
+
+	mu   sync.Mutex
+	puts []string
+}
+
+func (f *faulty) Put(ctx context.Context, name string, body io.Reader) error {
+	if f.onPut != nil {
+		if err := f.onPut(name); err != nil {
+			return err
+		}
+	}
+	err := f.Mem.Put(ctx, name, body)
+	if err == nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.puts = append(f.puts, name)
+	}
+	return err
+}
+
+func (f *faulty) Delete(ctx context.Context, name string) error {
+	if f.onDelete != nil {
+		if err := f.onDelete(name); err != nil {
+			return err
+		}
+	}
+	return f.Mem.Delete(ctx, name)
+}
+
+// upload is a spool, an archive and an uploader between them.
+type upload struct {
+	t       *testing.T
+	spool   *segment.Spool
+	store   *faulty
+	a       *archive.Archive
+	up      *archive.Uploader
+	confirm []string // what OnConfirmed was told
+}
+
+func newUpload(t *testing.T) *upload {
+	t.Helper()
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: fsx.NewMem(), Identity: testCluster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := &faulty{Mem: archive.NewMem()}
+	a, err := archive.Pin(t.Context(), store, testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upload{t: t, spool: spool, store: store, a: a}
+	u.up = archive.NewUploader(archive.UploaderConfig{Archive: a, Source: spool, OnConfirmed: func(tli wal.Timeline, lsn wal.LSN) {
+		u.confirm = append(u.confirm, fmt.Sprintf("%s:%s", tli, lsn))
+	}})
+	return u
+}
+
+// receive puts all of g's WAL into the spool.
+func (u *upload) receive(g *walgen) {
+	u.t.Helper()
+	u.must(u.spool.Begin(g.tli, g.start))
+	u.must(u.spool.Append(g.tli, g.start, g.buf))
+	_, err := u.spool.Sync()
+	u.must(err)
+}
+
+func (u *upload) must(err error) {
+	u.t.Helper()
+	if err != nil {
+		u.t.Fatal(err)
+	}
+}
+
+// run uploads until nothing moves any more, then lets some time pass for
+// retries, and stops. It is called inside a synctest bubble.
+func (u *upload) run(d time.Duration) {
+	u.t.Helper()
+	ctx, cancel := context.WithCancelCause(u.t.Context())
+	done := errors.New("done")
+	result := make(chan error)
+	go func() { result <- u.up.Run(ctx) }()
+	synctest.Wait()
+	time.Sleep(d)
+	synctest.Wait()
+	cancel(done)
+	if err := <-result; !errors.Is(err, done) {
+		u.t.Errorf("Run: %v, want the cause of the end", err)
+	}
+}
+
+func (u *upload) objects() []string {
+	var names []string
+	for info, err := range u.store.List(u.t.Context(), "", "") {
+		u.must(err)
+		names = append(names, strings.TrimPrefix(info.Name, "wal/"))
+	}
+	return names
+}
+
+func (u *upload) wantConfirmed(want ...string) {
+	u.t.Helper()
+	if diff := cmp.Diff(want, u.confirm); diff != "" {
+		u.t.Errorf("confirmed (-want +got):\n%s", diff)
+	}
+}
+
+// waiting is what a new process would find in the spool to be archived.
+func (u *upload) waiting() int { return u.spool.Usage().Waiting }
+
+func TestUploader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(5)
+		u.receive(g)
+		u.store.onPut = func(name string) error { // the first segment is slow, the third faster than any
+			if strings.HasSuffix(name, "1.zst") {
+				time.Sleep(time.Minute)
+			}
+			return nil
+		}
+		u.run(2 * time.Minute)
+		u.wantConfirmed("1:0/200000", "1:0/300000", "1:0/400000", "1:0/500000", "1:0/600000")
+		if u.waiting() != 0 {
+			t.Errorf("%d pieces are not released", u.waiting())
+		}
+		for i := range 5 {
+			p, data := g.segment(i)
+			var got bytes.Buffer
+			h, err := u.a.Fetch(t.Context(), p.ID, &got)
+			if err != nil || !bytes.Equal(got.Bytes(), data) {
+				t.Errorf("segment %d: %v", i, err)
+			} else if h.UnknownCarry || h.RunningMaxSince != g.start {
+				t.Errorf("segment %d does not continue the one before: %+v", i, h)
+			}
+		}
+		s := u.up.Status()
+		if s.Segments != 5 || s.Failures != 0 || s.LastError != nil || s.Failing || s.LastSuccess.IsZero() || s.Confirmed[1] != 0x600000 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// A store that is down is asked again until it answers; then everything goes
+// on where it was.
+func TestUploaderRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(2)
+		u.receive(g)
+		down := errors.New("store is down")
+		u.store.onPut = func(string) error { return down }
+		u.run(time.Hour)
+		u.wantConfirmed()
+		s := u.up.Status()
+		if !s.Failing || !errors.Is(s.LastError, down) || s.Failures < 100 || !s.LastSuccess.IsZero() || s.LastFailure.IsZero() {
+			t.Errorf("status after an hour without the store: %+v", s)
+		}
+		if u.waiting() != 2 || len(s.Stopped) != 0 {
+			t.Errorf("%d pieces wait, stopped: %v", u.waiting(), s.Stopped)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(2)
+		u.receive(g)
+		var n atomic.Int64
+		u.store.onPut = func(string) error {
+			if n.Add(1) < 20 {
+				return errors.New("store is down")
+			}
+			return nil
+		}
+		u.run(time.Hour)
+		u.wantConfirmed("1:0/200000", "1:0/300000")
+		if s := u.up.Status(); s.Failing || s.Segments != 2 || s.Failures != 19 {
+			t.Errorf("status after the store came back: %+v", s)
+		}
+	})
+}
+
+// Another server's WAL under the same name stops the timeline, and only that.
+func TestUploaderConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(3)
+		g.switchWAL()
+		other := newWAL(1, 2, 2)
+		other.fill(1)
+		p, data := other.segment(0)
+		putPiece(t, u.a, p, data, nil)
+		u.receive(g)
+		u.must(u.spool.SaveHistory(2, []byte("1\t0/500000\tpromoted\n")))
+		u.must(u.spool.EndTimeline(1, 0x500000))
+		next := newWAL(2, 5, 3)
+		next.prev = g.prev
+		next.fill(1)
+		u.receive(next)
+		u.run(time.Hour)
+		u.wantConfirmed("1:0/200000", "2:0/600000")
+		s := u.up.Status()
+		var conflict *archive.ConflictError
+		if !errors.As(s.Stopped[1], &conflict) || len(s.Stopped) != 1 {
+			t.Errorf("stopped: %v, want a conflict on timeline 1", s.Stopped)
+		}
+		if u.waiting() != 3 {
+			t.Errorf("%d pieces wait, want those of the stopped timeline", u.waiting())
+		}
+		var got bytes.Buffer
+		if _, err := u.a.Fetch(t.Context(), p.ID, &got); err != nil || !bytes.Equal(got.Bytes(), data) {
+			t.Errorf("the other server's segment was touched: %v", err)
+		}
+	})
+}
+
+func TestUploaderBrokenWAL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(3)
+		g.buf[testSize+400_000] ^= 1
+		u.receive(g)
+		u.run(time.Hour)
+		u.wantConfirmed("1:0/200000")
+		var broken *archive.BrokenError
+		if err := u.up.Status().Stopped[1]; !errors.As(err, &broken) || broken.LSN < 0x200000 || broken.LSN > 0x300000 {
+			t.Errorf("stopped by %v, want a *BrokenError in the second segment", err)
+		}
+		if diff := cmp.Diff([]string{"00000001/000000010000000000000001.zst", "walstream.json"}, u.objects()); diff != "" {
+			t.Errorf("objects (-want +got):\n%s", diff)
+		}
+		if u.waiting() != 2 {
+			t.Errorf("%d pieces wait, want 2", u.waiting())
+		}
+	})
+}
+
+// A promotion: the old timeline's remainder is a tail, and the history is
+// stored before any object of the new timeline.
+func TestUploaderTimelineSwitch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(1)
+		g.commit(g.now)
+		fork := g.pos()
+		u.receive(g)
+		history := fmt.Appendf(nil, "1\t%s\tno recovery target specified\n", fork)
+		u.must(u.spool.SaveHistory(2, history))
+		u.must(u.spool.EndTimeline(1, fork))
+		next := *g // the new timeline's segment begins with the old one's bytes
+		next.tli, next.start, next.buf = 2, g.start+wal.LSN(testSize), bytes.Clone(g.buf[testSize:])
+		next.fill(1)
+		u.receive(&next)
+		var n atomic.Int64
+		u.store.onPut = func(name string) error {
+			if name == "wal/00000002.history" && n.Add(1) < 3 {
+				return errors.New("not now")
+			}
+			return nil
+		}
+		u.run(time.Hour)
+		u.wantConfirmed("1:0/200000", "2:0/300000")
+		tail := fmt.Sprintf("00000001/000000010000000000000002.tail/00000000-%08X.zst", testSize.Offset(fork))
+		want := []string{
+			"00000001/000000010000000000000001.zst", tail, "00000002.history",
+			"00000002/000000020000000000000002.zst", "walstream.json",
+		}
+		got := u.objects()
+		slices.Sort(want)
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("objects (-want +got):\n%s", diff)
+		}
+		h := slices.Index(u.store.puts, "wal/00000002.history")
+		if o := slices.Index(u.store.puts, "wal/00000002/000000020000000000000002.zst"); h < 0 || o < h {
+			t.Errorf("puts in the order %q", u.store.puts)
+		}
+		header, err := u.a.Header(t.Context(), archive.Piece{ID: segment.ID{Timeline: 2, No: 2}, To: int64(testSize)})
+		if err != nil || header.UnknownCarry || header.RunningMaxSince != g.start {
+			t.Errorf("the new timeline does not continue the old one: %+v, %v", header, err)
+		}
+		if s := u.up.Status(); s.Tails != 1 || s.Segments != 2 || u.waiting() != 0 {
+			t.Errorf("status %+v, %d wait", s, u.waiting())
+		}
+	})
+}
+
+// The tails of a segment go when it is stored whole, except one that does not
+// agree with it.
+func TestUploaderTails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(1)
+		g.commit(g.now)
+		g.noise(50_000)
+		short := *g
+		u.receive(&short)
+		for range 2 { // repeating is harmless
+			open, ok := u.spool.OpenSegment()
+			if !ok {
+				t.Fatal("no open segment")
+			}
+			u.must(u.up.StoreTail(t.Context(), open))
+		}
+		stray := newWAL(1, 2, 5)
+		stray.fill(1)
+		p, data := stray.tail(0, 16384)
+		putPiece(t, u.a, p, data, nil)
+
+		g.fill(2)
+		u.must(u.spool.Append(1, short.pos(), g.buf[len(short.buf):]))
+		_, err := u.spool.Sync()
+		u.must(err)
+		failed := false
+		u.store.onDelete = func(string) error {
+			failed = !failed
+			if failed {
+				return errors.New("no right to delete")
+			}
+			return nil
+		}
+		before := u.objects()
+		u.run(time.Minute)
+		u.wantConfirmed("1:0/200000", "1:0/300000")
+		tail := fmt.Sprintf("00000001/000000010000000000000002.tail/00000000-%08X.zst", len(short.buf)-int(testSize))
+		if !slices.Contains(before, tail) {
+			t.Errorf("tail %s is not among %q", tail, before)
+		}
+		if got := u.objects(); !slices.Contains(got, tail) {
+			t.Errorf("a failed delete: %q", got)
+		}
+		// Another process is given the segment again.
+		u2 := &upload{t: t, spool: u.spool, store: u.store, a: u.a}
+		spool := newUpload(t)
+		spool.receive(g)
+		u2.up = archive.NewUploader(archive.UploaderConfig{Archive: u.a, Source: spool.spool})
+		u2.run(time.Minute)
+		want := []string{
+			"00000001/000000010000000000000001.zst", "00000001/000000010000000000000002.tail/00000000-00004000.zst",
+			"00000001/000000010000000000000002.zst", "walstream.json",
+		}
+		if diff := cmp.Diff(want, u.objects()); diff != "" {
+			t.Errorf("objects (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A damaged object in the archive does not keep its successor out.
+func TestUploaderAfterDamage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.fill(2)
+		second := *g
+		second.start, second.buf = g.start+wal.LSN(testSize), g.buf[testSize:]
+		u.must(u.store.Mem.Put(t.Context(), "wal/00000001/000000010000000000000001.zst", strings.NewReader("damaged")))
+		u.receive(&second)
+		u.run(time.Hour)
+		u.wantConfirmed("1:0/300000")
+	})
+}
+
+func TestUploaderSourceFails(t *testing.T) {
+	u := newUpload(t)
+	broken := errors.New("spool is broken")
+	up := archive.NewUploader(archive.UploaderConfig{Archive: u.a, Source: brokenSource{u.spool, broken}})
+	if err := up.Run(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("Run: %v, want the source's error", err)
+	}
+}
+
+type brokenSource struct {
+	archive.Source
+	err error
+}
+
+func (b brokenSource) Next(context.Context) (segment.Sealed, error) { return segment.Sealed{}, b.err }
