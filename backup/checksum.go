@@ -53,3 +53,8 @@ func parseChecksum(algorithm, text string) ([]byte, error) {
 	}
 	return sum, nil
 }
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

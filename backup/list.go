@@ -3,8 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,7 +56,7 @@ func Load(ctx context.Context, a *archive.Archive, id string) (*Commit, error) {
 		if err != nil {
 			return nil, fmt.Errorf("look for backup %s: %w", id, err)
 		}
-		if strings.HasSuffix(info.Name, "-"+id+".json") {
+		if info.Name[strings.LastIndexByte(info.Name, '-')+1:] == id+".json" {
 			return loadCommit(ctx, a, info.Name)
 		}
 	}
@@ -73,8 +71,7 @@ func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(body)
-	if have := hex.EncodeToString(sum[:]); have != c.ManifestSHA256 {
+	if have := sha256Hex(body); have != c.ManifestSHA256 {
 		return nil, &archive.CorruptError{Object: name, What: "sha256", Have: have, Want: c.ManifestSHA256}
 	}
 	m, err := ParseManifest(body)

@@ -134,8 +134,7 @@ func verifyManifestChecksum(body []byte) error {
 	if !ok1 || !ok2 || len(line) != 2*sha256.Size {
 		return fmt.Errorf("its last line is no Manifest-Checksum")
 	}
-	sum := sha256.Sum256(body[:start])
-	if have := hex.EncodeToString(sum[:]); have != line {
+	if have := sha256Hex(body[:start]); have != line {
 		return fmt.Errorf("its Manifest-Checksum is %s, its contents have %s", line, have)
 	}
 	return nil

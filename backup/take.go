@@ -3,8 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,8 +85,7 @@ func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Rang
 	if err := m.check(in.files, c); err != nil {
 		return nil, fmt.Errorf("compare with backup_manifest: %w", err)
 	}
-	sum := sha256.Sum256(in.manifest.Bytes())
-	c.ManifestSHA256 = hex.EncodeToString(sum[:])
+	c.ManifestSHA256 = sha256Hex(in.manifest.Bytes())
 	c.StoredBytes += int64(in.manifest.Len())
 	return m.segments(c.SegmentSize), cfg.Archive.Store().Put(ctx, ManifestName(c.ID), &in.manifest)
 }

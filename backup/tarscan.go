@@ -13,7 +13,8 @@ const tarBlock = 512
 // tarSink takes a tar stream apart. Its methods are called in the order of
 // the stream; slices are valid only during the call.
 type tarSink interface {
-	// entry begins a file or directory; raw is its header block.
+	// entry begins a file or directory; raw is its header block, and the
+	// name in hdr the clean path, without "./" and a directory's last slash.
 	entry(hdr *tar.Header, raw []byte) error
 	// content is a piece of the file that began last.
 	content(p []byte) error
@@ -86,8 +87,9 @@ func (s *tarScanner) parse() error {
 	if err != nil {
 		return fmt.Errorf("tar header %q: %w", tarName(s.header), err)
 	}
+	hdr.Name = strings.TrimPrefix(strings.TrimSuffix(hdr.Name, "/"), "./")
 	switch {
-	case !localPath(strings.TrimSuffix(hdr.Name, "/")):
+	case !localPath(hdr.Name):
 		return fmt.Errorf("tar entry %q leads out of the data directory", hdr.Name)
 	case hdr.Typeflag == tar.TypeReg:
 		s.content = hdr.Size

@@ -1,0 +1,311 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// A backup that a page checksum contradicts is kept, and says so.
+func TestTakeFindsDamagedPage(t *testing.T) {
+	c := startServer(t, true)
+	a := pinned(t, c, archive.NewMem())
+	c.Psql(t, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) i")
+	c.Psql(t, "CHECKPOINT")
+	file := filepath.Join(c.DataDir, c.Psql(t, "SELECT pg_relation_filepath('t')"))
+	c.Stop(syscall.SIGINT)
+	flipByte(t, file, 2*8192+5000)
+	c.Start()
+	nameWAL(t, c, a, 20)
+
+	commit, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !commit.ChecksumFailures {
+		t.Error("the backup does not say that a page is damaged")
+	}
+	if err := checkWhole(a, commit); err != nil {
+		t.Error(err)
+	}
+}
+
+func flipByte(t *testing.T, file string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], off); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x10
+	if _, err := f.WriteAt(b[:], off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whatever ends a backup early, no commit object is left, and nothing else
+// either where the archive could still be reached.
+func TestTakeFails(t *testing.T) {
+	c := startServer(t, false)
+	server := pg.Options{Conninfo: c.Conninfo()}
+	newArchive := func(t *testing.T) *archive.Archive {
+		a := pinned(t, c, archive.NewMem())
+		nameWAL(t, c, a, 20)
+		return a
+	}
+	take := func(t *testing.T, cfg Config) error {
+		t.Helper()
+		cfg.Server, cfg.Checkpoint = server, Fast
+		commit, err := Take(t.Context(), cfg)
+		if err == nil {
+			t.Fatalf("backup %s was taken", commit.ID)
+		}
+		checkNothing(t, cfg.Archive.Store())
+		return err
+	}
+
+	t.Run("cancelled", func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		a := newArchive(t)
+		stop := errors.New("enough")
+		_, err := Take(ctx, Config{Server: server, Archive: a, Checkpoint: Fast, PartSize: 1 << 20, MaxRate: 2 << 20,
+			Progress: func(done, _ int64) {
+				if done > 1<<20 {
+					cancel(stop)
+				}
+			}})
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, stop) {
+			t.Errorf("error %v", err)
+		}
+		checkNothing(t, a.Store())
+		testkit.Wait(t, "the server to end the backup", func() (bool, string) {
+			n := c.Psql(t, "SELECT count(*) FROM pg_stat_progress_basebackup")
+			return n == "0", n
+		})
+	})
+	t.Run("connection cut", func(t *testing.T) {
+		cut := false
+		err := take(t, Config{Archive: newArchive(t), PartSize: 1 << 20, MaxRate: 2 << 20, Progress: func(done, _ int64) {
+			if done > 1<<20 && !cut {
+				cut = true
+				c.Psql(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_basebackup")
+			}
+		}})
+		if !cut || !lost(err) {
+			t.Errorf("cut: %v, error %v", cut, err)
+		}
+	})
+	t.Run("unreadable file", func(t *testing.T) {
+		name := filepath.Join(c.DataDir, "private")
+		if err := os.WriteFile(name, []byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(name)
+		if os.Geteuid() != 0 { // root made a file that PostgreSQL does not own
+			if err := os.Chmod(name, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := take(t, Config{Archive: newArchive(t)})
+		if pg.Code(err) != pg.CodeInsufficientRight || !strings.Contains(err.Error(), "private") || len(hint.Of(err)) == 0 {
+			t.Errorf("error %v, hints %q", err, hint.Of(err))
+		}
+	})
+	t.Run("foreign cluster", func(t *testing.T) {
+		identity := pinned(t, c, archive.NewMem()).Identity().Identity
+		identity.SystemIdentifier++
+		a, err := archive.Pin(t.Context(), archive.NewMem(), identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var foreign *segment.ForeignError
+		if err := take(t, Config{Archive: a}); !errors.As(err, &foreign) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("WAL does not come", func(t *testing.T) {
+		a := pinned(t, c, archive.NewMem())
+		start, err := wal.ParseLSN(c.Psql(t, "SELECT pg_current_wal_flush_lsn()"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = take(t, Config{Archive: a, WALTimeout: time.Millisecond})
+		// The server switches to a new segment before the backup starts.
+		first := segment.At(1, start, testSegmentSize).Next().Name(testSegmentSize)
+		if !strings.Contains(err.Error(), first) || len(hint.Of(err)) == 0 {
+			t.Errorf("error %v, hints %q; want %s named", err, hint.Of(err), first)
+		}
+	})
+	for name, cfg := range map[string]Config{
+		"control characters": {Label: "a\nb"},
+		"rate too small":     {MaxRate: 31 << 10},
+		"rate too large":     {MaxRate: 1<<30 + 1<<10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Archive = newArchive(t)
+			take(t, cfg)
+		})
+	}
+	t.Run("checkpoint", func(t *testing.T) {
+		if _, err := Take(t.Context(), Config{Server: server, Archive: newArchive(t), Checkpoint: "lazy"}); err == nil {
+			t.Error("accepted")
+		}
+	})
+	t.Run("server crashes", func(t *testing.T) { // the last one: it takes the server down
+		err := take(t, Config{Archive: newArchive(t), PartSize: 1 << 20, MaxRate: 2 << 20, Progress: func(done, _ int64) {
+			if done > 1<<20 {
+				c.Stop(syscall.SIGQUIT)
+			}
+		}})
+		if !lost(err) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// lost says whether the error is one of a connection that ended; whether the
+// server's last words were still read is a matter of chance.
+func lost(err error) bool {
+	return pg.Code(err) == "57P01" || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// brokenStore fails from its Nth call on that changes something; with after
+// set, the failing call has its effect all the same.
+type brokenStore struct {
+	archive.Store
+	left  atomic.Int64
+	after bool
+}
+
+var errStore = errors.New("the store is gone")
+
+func (b *brokenStore) change(do func() error) error {
+	left := b.left.Add(-1)
+	if left >= 0 {
+		return do()
+	}
+	if left == -1 && b.after {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return errStore
+}
+
+func (b *brokenStore) Put(ctx context.Context, name string, body io.Reader) error {
+	return b.change(func() error { return b.Store.Put(ctx, name, body) })
+}
+
+func (b *brokenStore) Delete(ctx context.Context, name string) error {
+	return b.change(func() error { return b.Store.Delete(ctx, name) })
+}
+
+// At whichever operation the archive goes away, or the process dies: a commit
+// object that is there is one of a whole backup.
+func TestTakeIsAllOrNothing(t *testing.T) {
+	c := startServer(t, false)
+	for _, after := range []bool{false, true} {
+		for n := int64(0); ; n++ {
+			store := &brokenStore{Store: archive.NewMem(), after: after}
+			store.left.Store(1000)
+			a := pinned(t, c, store)
+			nameWAL(t, c, a, 10)
+			store.left.Store(n)
+			_, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast, PartSize: 4 << 20})
+			if err != nil && !errors.Is(err, errStore) {
+				t.Fatalf("operation %d: error %v", n, err)
+			}
+			found := 0
+			for commit, lerr := range List(t.Context(), a) {
+				if lerr == nil {
+					lerr = checkWhole(a, commit)
+				}
+				if lerr != nil {
+					t.Errorf("operation %d, effect %v: %v", n, after, lerr)
+				}
+				found++
+			}
+			if err == nil {
+				if found != 1 {
+					t.Errorf("taken, but %d are listed", found)
+				}
+				if n < 5 {
+					t.Errorf("only %d operations: the test no longer cuts between parts", n)
+				}
+				break
+			}
+			if found > 0 && !after {
+				t.Errorf("operation %d failed, but a backup is listed", n)
+			}
+		}
+	}
+}
+
+// Two backups that begin in the same second both succeed.
+func TestTakeTwiceInOneSecond(t *testing.T) {
+	c := startServer(t, false)
+	a := pinned(t, c, archive.NewMem())
+	nameWAL(t, c, a, 20)
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	t.Chdir(tmp)
+	now := time.Date(2026, 11, 22, 1, 0, 59, 0, time.UTC)
+	type result struct {
+		commit *Commit
+		err    error
+	}
+	results := make(chan result, 2)
+	var total, last atomic.Int64
+	for range 2 {
+		go func() {
+			commit, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast,
+				Label: `it's "full"`, MaxRate: 1 << 30,
+				Now:      func() time.Time { return now },
+				Progress: func(done, estimate int64) { last.Store(done); total.Store(estimate) },
+			})
+			results <- result{commit, err}
+		}()
+	}
+	ids := map[string]bool{}
+	for range 2 {
+		r := <-results
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		ids[r.commit.ID] = true
+		if err := checkWhole(a, r.commit); err != nil {
+			t.Error(err)
+		}
+		// The server's estimate leaves out headers and padding.
+		if e := total.Load(); e < r.commit.PlainBytes/2 || e > 2*r.commit.PlainBytes || last.Load() < e/2 {
+			t.Errorf("progress ended at %d of %d, the backup has %d bytes", last.Load(), e, r.commit.PlainBytes)
+		}
+	}
+	if !ids["20261122T010059Z"] || !ids["20261122T010100Z"] {
+		t.Errorf("IDs %v", ids)
+	}
+	if files, err := os.ReadDir(tmp); err != nil || len(files) > 0 {
+		t.Errorf("local files were written: %v, %v", files, err)
+	}
+	if n := len(objects(t, a.Store(), archive.BackupsPrefix)); n != 2 {
+		t.Errorf("%d commit objects", n)
+	}
+}
