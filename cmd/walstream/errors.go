@@ -12,6 +12,8 @@ import (
 
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/recovery"
+	"github.com/walstream/walstream/segment"
 )
 
 // The exit codes of every command but wal-get.
@@ -58,6 +60,8 @@ func exitCode(ctx context.Context, err error) int {
 		conf     *config.Error
 		conninfo *pgconn.ParseConfigError
 		problems *problemsError
+		refusal  *recovery.Refusal
+		locked   *segment.LockedError
 	)
 	switch {
 	case err == nil:
@@ -68,6 +72,10 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &problems):
 		return exitProblems
+	case errors.As(err, &refusal):
+		return exitUnreachable
+	case errors.As(err, &locked):
+		return exitLocked
 	}
 	return exitFailed
 }

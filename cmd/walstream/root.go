@@ -85,7 +85,7 @@ func (a *app) newRoot() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log only warnings and errors")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log more")
 	flags.BoolVar(&a.debug, "debug", false, "log everything, and show where an error comes from")
-	root.AddCommand(a.configCommand(), a.versionCommand())
+	root.AddCommand(a.receiveCommand(), a.backupCommand(), a.listCommand(), a.statusCommand(), a.slotCommand(), a.markCommand(), a.configCommand(), a.versionCommand())
 	return root
 }
 

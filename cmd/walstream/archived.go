@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// archivedEnd follows how far the archive holds WAL without a hole, along the
+// server's history. The slot may move there and no further.
+type archivedEnd struct {
+	size segment.Size
+
+	mu    sync.Mutex
+	start wal.LSN // what the archive held when the process began
+	end   wal.LSN // confirmed by this process, zero before the first
+	tail  wal.LSN // of the segment behind it
+}
+
+// begin notes what the archive held before this process confirmed anything.
+// It is for show only: segments before it may be missing still.
+func (e *archivedEnd) begin(lsn wal.LSN) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.start = lsn
+}
+
+// confirm takes a complete segment of timeline tli that ends at end. It
+// returns where the slot may move to now, and false when that has not changed:
+// the segment is not on the way of the history, or there is a hole before it.
+// What is confirmed first is the oldest that was not archived.
+func (e *archivedEnd) confirm(h segment.History, tli wal.Timeline, end wal.LSN) (wal.LSN, bool) {
+	start := end - wal.LSN(e.size)
+	id := segment.At(tli, start, e.size)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h.SegmentAt(start, e.size) != id || e.end != 0 && start > e.end || end <= e.end {
+		return 0, false
+	}
+	e.end = end
+	return end, true
+}
+
+// addTail takes the stored beginning of the open segment. The slot never moves
+// for it.
+func (e *archivedEnd) addTail(p segment.Sealed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.ID.Start(e.size) <= max(e.start, e.end) {
+		e.tail = p.ID.Start(e.size) + wal.LSN(p.To)
+	}
+}
+
+// lsn is the end as status shows it.
+func (e *archivedEnd) lsn() wal.LSN {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return max(e.start, e.end, e.tail)
+}
+
+// archiveEnd is the end of the last complete segment that the archive holds on
+// the way of history h; false when it holds none.
+func archiveEnd(ctx context.Context, a *archive.Archive, h segment.History) (segment.Position, bool, error) {
+	size := a.Identity().SegmentSize
+	timelines := []wal.Timeline{h.Timeline}
+	for i := len(h.Ancestors) - 1; i >= 0; i-- {
+		timelines = append(timelines, h.Ancestors[i].Timeline)
+	}
+	for _, tli := range timelines {
+		var last segment.ID
+		for p, err := range a.Pieces(ctx, tli, 0) {
+			if err != nil {
+				return segment.Position{}, false, err
+			}
+			if !p.Tail && h.SegmentAt(p.ID.Start(size), size) == p.ID {
+				last = p.ID
+			}
+		}
+		if last.Timeline != 0 {
+			return segment.Position{Timeline: tli, LSN: last.End(size)}, true, nil
+		}
+	}
+	return segment.Position{}, false, nil
+}

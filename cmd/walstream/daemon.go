@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// daemon is one `walstream receive`: what the stream, the uploader and the
+// slot tell each other passes through it.
+type daemon struct {
+	conf     *config.Loaded
+	location string // of the archive
+	log      zerolog.Logger
+	until    wal.LSN // of --once-until, zero is for ever
+	recv     *receiver.Receiver
+	archived archivedEnd
+
+	opened chan struct{} // closed when spool is set
+
+	mu       sync.Mutex
+	identity segment.Identity
+	spool    *segment.Spool
+	arch     *archive.Archive
+	up       *archive.Uploader
+	archErr  error // why arch is not open
+}
+
+func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
+	return &daemon{conf: c, location: location, log: log, opened: make(chan struct{})}
+}
+
+// reopenSpool opens the spool of an earlier process, so that its WAL is
+// archived even while there is no server to talk to.
+func (d *daemon) reopenSpool() error {
+	view, err := segment.ReadSpool(fsx.OS{}, d.conf.SpoolDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // first use: openSink makes it
+	}
+	if err != nil {
+		return err
+	}
+	return d.openSpool(view.Identity)
+}
+
+func (d *daemon) openSpool(id segment.Identity) error {
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: d.conf.SpoolDir, Identity: id, Log: d.log})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spool, d.identity, d.archived.size = spool, id, id.SegmentSize
+	close(d.opened)
+	return nil
+}
+
+// openSink is called when the server has said who it is. At first use it pins
+// the archive, then the spool; later both must be the server's.
+func (d *daemon) openSink(ctx context.Context, id segment.Identity) (receiver.Sink, error) {
+	if spool := d.spoolOpen(); spool != nil {
+		err := d.identity.Match("spool "+d.conf.SpoolDir, id)
+		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s-%d", d.conf.SpoolDir, id.SystemIdentifier)
+	}
+	store, err := archive.Locate(d.location, true)
+	if err != nil {
+		return nil, err
+	}
+	arch, err := archive.Pin(ctx, store, id)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.arch = arch
+	d.mu.Unlock()
+	if err := d.openSpool(id); err != nil {
+		return nil, err
+	}
+	return d.spoolOpen(), nil
+}
+
+func (d *daemon) spoolOpen() *segment.Spool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.spool
+}
+
+func (d *daemon) uploading() *archive.Uploader {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.up
+}
+
+func (d *daemon) archiveResume(ctx context.Context, h segment.History) (segment.Position, bool, error) {
+	d.mu.Lock()
+	arch := d.arch
+	d.mu.Unlock()
+	if arch == nil {
+		return segment.Position{}, false, fmt.Errorf("archive %s is not open yet", d.location)
+	}
+	return archiveEnd(ctx, arch, h)
+}
+
+// archiveWAL moves WAL from the spool to the archive until ctx ends. An
+// archive that cannot be reached is waited for; one of another cluster is an
+// error.
+func (d *daemon) archiveWAL(ctx context.Context) error {
+	select {
+	case <-d.opened:
+	case <-ctx.Done():
+		return nil
+	}
+	level, err := archive.ParseLevel(d.conf.CompressionLevel)
+	if err != nil {
+		return err
+	}
+	arch, err := d.awaitArchive(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.lookBack(ctx, arch); err != nil {
+		return err
+	}
+	up := archive.NewUploader(archive.UploaderConfig{
+		Archive: arch, Source: d.spool, Level: level, OnConfirmed: d.confirmed, Log: d.log,
+	})
+	d.mu.Lock()
+	d.arch, d.up, d.archErr = arch, up, nil
+	d.mu.Unlock()
+	return up.Run(ctx)
+}
+
+// awaitArchive opens the archive. Only first use, in openSink, may make one: a
+// directory whose file system is not mounted looks like an empty archive.
+func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
+	d.mu.Lock()
+	arch := d.arch
+	d.mu.Unlock()
+	if arch != nil {
+		return arch, nil
+	}
+	wait := backoff.NewExponentialBackOff()
+	wait.MaxInterval = 30 * time.Second
+	return backoff.Retry(ctx, func() (*archive.Archive, error) {
+		arch, err := d.openArchive(ctx)
+		var foreign *segment.ForeignError
+		if errors.As(err, &foreign) {
+			err = backoff.Permanent(err)
+		}
+		return arch, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(d.archiveAway))
+}
+
+func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
+	store, err := archive.Locate(d.location, false)
+	if err != nil {
+		return nil, err
+	}
+	arch, err := archive.Open(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	err = arch.Identity().Match("archive "+d.location, d.identity)
+	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s-%d", d.location, d.identity.SystemIdentifier)
+}
+
+func (d *daemon) archiveAway(err error, _ time.Duration) {
+	d.mu.Lock()
+	first := d.archErr == nil
+	d.archErr = err
+	d.mu.Unlock()
+	if first {
+		d.log.Error().Err(err).Strs("hints", hint.Of(err)).Msg("the archive cannot be opened; WAL stays in the spool and on the server until it can")
+	}
+}
+
+// lookBack finds out how far the archive reached before this process.
+func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
+	h, err := d.serverHistory()
+	if err != nil {
+		return err
+	}
+	pos, _, err := archiveEnd(ctx, arch, h)
+	if err != nil {
+		d.log.Warn().Err(err).Msg("how far the archive reaches is not known yet")
+	}
+	d.archived.begin(pos.LSN)
+	return nil
+}
+
+// serverHistory is the newest history that a server of this cluster has shown.
+func (d *daemon) serverHistory() (segment.History, error) {
+	saved := d.spool.Histories()
+	if len(saved) == 0 {
+		return segment.History{Timeline: 1}, nil
+	}
+	newest := saved[len(saved)-1]
+	body, err := d.spool.History(newest)
+	if err != nil {
+		return segment.History{}, err
+	}
+	return segment.ParseHistory(newest, body)
+}
+
+// confirmed is told of each complete segment that is durable in the archive.
+func (d *daemon) confirmed(tli wal.Timeline, end wal.LSN) {
+	h, err := d.serverHistory()
+	if err != nil {
+		d.log.Error().Err(err).Msg("the slot is not moved: the history of the server's timeline is not readable")
+		return
+	}
+	for stopped := range d.up.Status().Stopped {
+		if _, onTheWay := h.StartOf(stopped); onTheWay {
+			return // there may be a hole: the slot stays where it is
+		}
+	}
+	if lsn, ok := d.archived.confirm(h, tli, end); ok {
+		d.recv.HoldSlot().Advance(lsn)
+	}
+}
+
+// awaitEmpty waits until nothing in the spool waits for the archive.
+func (d *daemon) awaitEmpty(ctx context.Context, spool *segment.Spool, up *archive.Uploader) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for spool.Usage().Waiting > 0 && len(up.Status().Stopped) == 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *daemon) close() error {
+	if spool := d.spoolOpen(); spool != nil {
+		return spool.Close()
+	}
+	return nil
+}

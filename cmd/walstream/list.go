@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/wal"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	lists := map[string]func(context.Context, *archive.Archive) error{
+		"backups": a.listBackups, "wal": a.listWAL, "timelines": a.listTimelines,
+	}
+	return &cobra.Command{
+		Use: "list [backups|wal|timelines]", Short: "List what the archive holds",
+		ValidArgs: []string{"backups", "wal", "timelines"},
+		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
+		RunE: a.runs(func(ctx context.Context, args []string) error {
+			c, err := a.load()
+			if err != nil {
+				return err
+			}
+			arch, err := a.openArchive(ctx, c)
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				return a.listBackups(ctx, arch)
+			}
+			return lists[args[0]](ctx, arch)
+		}),
+	}
+}
+
+// backupView is a backup as --json shows it: all but the list of its parts.
+type backupView struct {
+	ID               string       `json:"id"`
+	Label            string       `json:"label"`
+	ServerVersion    string       `json:"server_version"`
+	Timeline         wal.Timeline `json:"timeline"`
+	StartLSN         wal.LSN      `json:"start_lsn"`
+	StopLSN          wal.LSN      `json:"stop_lsn"`
+	Started          time.Time    `json:"started"`
+	Finished         time.Time    `json:"finished"`
+	PlainBytes       int64        `json:"plain_bytes"`
+	StoredBytes      int64        `json:"stored_bytes"`
+	Parts            int          `json:"parts"`
+	Files            int64        `json:"files"`
+	ChecksumFailures bool         `json:"checksum_failures"`
+}
+
+func viewBackup(c *backup.Commit) backupView {
+	return backupView{c.ID, c.Label, c.ServerVersion, c.Timeline, c.StartLSN, c.StopLSN, c.Started.UTC(), c.Finished.UTC(),
+		c.PlainBytes, c.StoredBytes, len(c.Parts), c.Files, c.ChecksumFailures}
+}
+
+func (v backupView) state() string {
+	if v.ChecksumFailures {
+		return "holds damaged pages"
+	}
+	return "ok"
+}
+
+func (a *app) listBackups(ctx context.Context, arch *archive.Archive) error {
+	backups, unusable := []backupView{}, []string{}
+	for c, err := range backup.List(ctx, arch) {
+		var bad *backup.UnusableError
+		switch {
+		case errors.As(err, &bad):
+			unusable = append(unusable, bad.Error())
+		case err != nil:
+			return err
+		default:
+			backups = append(backups, viewBackup(c))
+		}
+	}
+	if err := a.printBackups(backups, unusable); err != nil {
+		return err
+	}
+	if len(unusable) > 0 {
+		return &problemsError{fmt.Sprintf("%d backups cannot be used", len(unusable))}
+	}
+	return nil
+}
+
+func (a *app) printBackups(backups []backupView, unusable []string) error {
+	if a.json {
+		return term.JSON(a.stdout, map[string]any{"backups": backups, "unusable": unusable})
+	}
+	if len(backups)+len(unusable) == 0 {
+		_, err := fmt.Fprintln(a.stdout, "no backups; take one: walstream backup")
+		return err
+	}
+	table := term.NewTable(a.stdout, "BACKUP", "STARTED", "TOOK", "SIZE", "STORED", "TL", "START LSN", "STATE")
+	for _, b := range backups {
+		table.Row(b.ID, term.Minute(b.Started), term.Duration(b.Finished.Sub(b.Started)), term.Size(b.PlainBytes),
+			term.Size(b.StoredBytes), b.Timeline.String(), b.StartLSN.String(), b.state())
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, text := range unusable {
+		if _, err := fmt.Fprintln(a.stdout, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// walRun is a run of WAL of one timeline: complete segments without a hole,
+// the same of missing ones, or the tail of an incomplete segment.
+type walRun struct {
+	Timeline    wal.Timeline `json:"timeline"`
+	State       string       `json:"state"` // complete, missing or tail
+	First       string       `json:"first"`
+	Last        string       `json:"last"`
+	Segments    uint64       `json:"segments"`
+	From        wal.LSN      `json:"from_lsn"`
+	To          wal.LSN      `json:"to_lsn"`
+	StoredBytes int64        `json:"stored_bytes"`
+
+	last uint64 // number of the last segment
+}
+
+func (a *app) listWAL(ctx context.Context, arch *archive.Archive) error {
+	timelines, err := arch.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	runs := []walRun{}
+	for _, tli := range timelines {
+		if runs, err = appendRuns(ctx, runs, arch, tli); err != nil {
+			return err
+		}
+	}
+	if a.json {
+		return term.JSON(a.stdout, map[string]any{"wal": runs})
+	}
+	table := term.NewTable(a.stdout, "TL", "FIRST", "LAST", "SEGMENTS", "STORED", "FROM", "TO", "STATE")
+	for _, r := range runs {
+		table.Row(r.Timeline.String(), r.First, r.Last, fmt.Sprint(r.Segments), term.Size(r.StoredBytes), r.From.String(), r.To.String(), r.State)
+	}
+	return table.Flush()
+}
+
+// appendRuns reads one timeline. The tails of a segment come before the
+// segment itself; those that a complete segment made needless are left out.
+func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli wal.Timeline) ([]walRun, error) {
+	size := arch.Identity().SegmentSize
+	var whole, tail *walRun // the current ones
+	for p, err := range arch.Pieces(ctx, tli, 0) {
+		if err != nil {
+			return nil, err
+		}
+		if tail != nil && (p.ID.No != tail.last || !p.Tail) {
+			if p.ID.No != tail.last {
+				runs = append(runs, *tail)
+			}
+			tail = nil
+		}
+		run := runOf(p, size)
+		switch {
+		case p.Tail && tail == nil:
+			tail = &run
+		case p.Tail:
+			tail.To = max(tail.To, run.To)
+			tail.StoredBytes += run.StoredBytes
+		case whole != nil && whole.last+1 == p.ID.No:
+			whole.Last, whole.last, whole.To = run.Last, run.last, run.To
+			whole.Segments++
+			whole.StoredBytes += run.StoredBytes
+		default:
+			if whole != nil {
+				runs = append(runs, *whole, missingRun(tli, whole.last+1, p.ID.No-1, size))
+			}
+			whole = &run
+		}
+	}
+	for _, rest := range []*walRun{whole, tail} {
+		if rest != nil {
+			runs = append(runs, *rest)
+		}
+	}
+	return runs, nil
+}
+
+func runOf(p archive.Piece, size segment.Size) walRun {
+	r := walRun{Timeline: p.ID.Timeline, State: "complete", First: p.ID.Name(size), Last: p.ID.Name(size), Segments: 1,
+		From: p.ID.Start(size), To: p.ID.Start(size) + wal.LSN(p.To), StoredBytes: p.StoredSize, last: p.ID.No}
+	if p.Tail {
+		r.State = "tail"
+		r.From += wal.LSN(p.From)
+	}
+	return r
+}
+
+func missingRun(tli wal.Timeline, first, last uint64, size segment.Size) walRun {
+	f, l := segment.ID{Timeline: tli, No: first}, segment.ID{Timeline: tli, No: last}
+	return walRun{Timeline: tli, State: "missing", First: f.Name(size), Last: l.Name(size), Segments: last - first + 1,
+		From: f.Start(size), To: l.End(size), last: last}
+}
+
+type timelineView struct {
+	Timeline wal.Timeline `json:"timeline"`
+	Parent   wal.Timeline `json:"parent,omitempty"`
+	Fork     wal.LSN      `json:"fork_lsn,omitempty"`
+	Reason   string       `json:"reason,omitempty"`
+	Problem  string       `json:"problem,omitempty"`
+}
+
+func (a *app) listTimelines(ctx context.Context, arch *archive.Archive) error {
+	timelines, err := arch.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	views := []timelineView{}
+	problems := 0
+	for _, tli := range timelines {
+		v, err := viewTimeline(ctx, arch, tli)
+		if err != nil {
+			return err
+		}
+		if v.Problem != "" {
+			problems++
+		}
+		views = append(views, v)
+	}
+	if a.json {
+		err = term.JSON(a.stdout, map[string]any{"timelines": views})
+	} else {
+		err = a.printTimelines(views)
+	}
+	if err == nil && problems > 0 {
+		err = &problemsError{fmt.Sprintf("%d timelines have no usable history file", problems)}
+	}
+	return err
+}
+
+func viewTimeline(ctx context.Context, arch *archive.Archive, tli wal.Timeline) (timelineView, error) {
+	v := timelineView{Timeline: tli}
+	h, _, err := arch.History(ctx, tli)
+	var corrupt *archive.CorruptError
+	switch {
+	case errors.Is(err, archive.ErrNotExist), errors.As(err, &corrupt):
+		v.Problem = err.Error()
+	case err != nil:
+		return v, err
+	case len(h.Ancestors) > 0:
+		parent := h.Ancestors[len(h.Ancestors)-1]
+		v.Parent, v.Fork, v.Reason = parent.Timeline, parent.End, parent.Reason
+	}
+	return v, nil
+}
+
+func (a *app) printTimelines(views []timelineView) error {
+	table := term.NewTable(a.stdout, "TL", "PARENT", "FORK", "REASON")
+	for _, v := range views {
+		switch {
+		case v.Problem != "":
+			table.Row(v.Timeline.String(), "?", "?", v.Problem)
+		case v.Parent == 0:
+			table.Row(v.Timeline.String(), "-", "-")
+		default:
+			table.Row(v.Timeline.String(), v.Parent.String(), v.Fork.String(), v.Reason)
+		}
+	}
+	return table.Flush()
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/wal"
+)
+
+// drainTimeout is how long a stop waits for the archive, twice at most: once
+// for complete segments, once for the open one. What is left over stays in the
+// spool for the next start.
+const drainTimeout = 10 * time.Second
+
+// errReached ends the stream of --once-until.
+var errReached = errors.New("the position of --once-until is flushed")
+
+func (a *app) receiveCommand() *cobra.Command {
+	var createSlot bool
+	var until string
+	cmd := &cobra.Command{
+		Use: "receive", Short: "Stream and archive WAL until told to stop", Args: cobra.NoArgs,
+		Long: `Stream WAL from the primary, make it durable in the spool, acknowledge it, and
+archive it. It runs until SIGINT or SIGTERM; then it stores what it has of the
+unfinished segment too. List it in synchronous_standby_names, by its
+application_name, to let commits wait for it.`,
+		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.receive(ctx, createSlot, until) }),
+	}
+	cmd.Flags().BoolVar(&createSlot, "create-slot", false, "make the replication slot if it is missing")
+	cmd.Flags().StringVar(&until, "once-until", "", "end when everything before this LSN is archived")
+	return cmd
+}
+
+func (a *app) receive(ctx context.Context, createSlot bool, until string) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	location, err := requireArchive(c)
+	if err != nil {
+		return err
+	}
+	format := term.LogJSON
+	if term.IsTerminal(a.stderr) {
+		format = term.LogText
+	}
+	d := newDaemon(c, location, a.logger(format))
+	if until != "" {
+		if d.until, err = wal.ParseLSN(until); err != nil {
+			return &usageError{fmt.Errorf("--once-until: %w", err)}
+		}
+	}
+	d.recv, err = receiver.New(receiver.Config{
+		Options: pg.Options{Conninfo: c.DBName, ApplicationName: c.ApplicationName},
+		Slot:    c.Slot, CreateSlot: createSlot,
+		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// run streams until ctx ends. What runs beside the stream outlives it: first
+// the stream ends, then what it left is archived, then the slot moves a last
+// time, then the spool is closed.
+func (d *daemon) run(ctx context.Context) (err error) {
+	if err := d.reopenSpool(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+
+	stream, stopStream := context.WithCancelCause(ctx)
+	defer stopStream(nil)
+	beside, stopBeside := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeside()
+	tasks, beside := errgroup.WithContext(beside)
+	tasks.Go(func() error { return d.archiveWAL(beside) })
+	tasks.Go(func() error { return d.recv.HoldSlot().Run(beside) })
+	tasks.Go(func() error { return d.serveStatus(beside) })
+	tasks.Go(func() error { d.notify(beside, ctx); return nil })
+	if d.until != 0 {
+		tasks.Go(func() error { d.watch(beside, stopStream); return nil })
+	}
+	defer context.AfterFunc(beside, func() { stopStream(context.Cause(beside)) })()
+
+	err = d.recv.Run(stream)
+	reached := errors.Is(context.Cause(stream), errReached)
+	if beside.Err() == nil {
+		limit := func() (context.Context, context.CancelFunc) { return context.WithTimeout(beside, drainTimeout) }
+		if reached {
+			limit = func() (context.Context, context.CancelFunc) { return context.WithCancel(ctx) }
+		}
+		d.drain(limit)
+	}
+	stopBeside()
+	if terr := tasks.Wait(); terr != nil && !errors.Is(terr, context.Canceled) {
+		err = errors.Join(terr, err)
+	}
+	if d.until != 0 && err == nil {
+		err = d.missed(ctx)
+	}
+	return err
+}
+
+// watch ends the stream once everything before d.until is durable here.
+func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for d.recv.Status().Flushed < d.until {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	stop(errReached)
+}
+
+// missed says why --once-until ended too early.
+func (d *daemon) missed(ctx context.Context) error {
+	if have := d.archived.lsn(); have < d.until {
+		err := fmt.Errorf("only WAL up to %s is archived, not up to %s", have, d.until)
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
+}
+
+// drain archives what the stream left behind. Each of its two waits has a
+// limit of its own, so that a long queue does not keep the newest WAL out of
+// the archive.
+func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
+	spool, up := d.spoolOpen(), d.uploading()
+	if spool == nil {
+		return
+	}
+	if up != nil {
+		ctx, cancel := limit()
+		d.awaitEmpty(ctx, spool, up)
+		cancel()
+	}
+	if open, ok := spool.OpenSegment(); ok && up != nil {
+		ctx, cancel := limit()
+		defer cancel()
+		if err := up.StoreTail(ctx, open); err != nil {
+			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
+		} else {
+			d.archived.addTail(open)
+		}
+	}
+	held, _ := spool.Resume()
+	d.log.Info().Int("waiting_segments", spool.Usage().Waiting).Stringer("flushed", held.LSN).
+		Stringer("archived", d.archived.lsn()).Msg("stopped; what waits in the spool is archived at the next start")
+}

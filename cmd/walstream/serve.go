@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/wal"
+)
+
+// socketName is the socket in the spool directory on which a receiver tells
+// its status: one JSON object for each connection.
+const socketName = "status.sock"
+
+// status is the daemon's present state.
+func (d *daemon) status() statusView {
+	hold := d.recv.HoldSlot().Status()
+	v := statusView{
+		Running: true, Status: d.recv.Status(), ArchivedLSN: d.archived.lsn(), Slot: &hold,
+		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir}, Problems: []string{},
+	}
+	d.mu.Lock()
+	spool, up, archErr := d.spool, d.up, d.archErr
+	d.mu.Unlock()
+	if spool != nil {
+		u := spool.Usage()
+		v.Spool.Bytes, v.Spool.Waiting = u.Bytes, u.Waiting
+	}
+	if archErr != nil {
+		v.Archive.Failing, v.Archive.LastError = true, archErr.Error()
+	}
+	if up != nil {
+		s := up.Status()
+		v.Archive.LastSuccess, v.Archive.LastFailure, v.Archive.Failing, v.Archive.Segments = s.LastSuccess, s.LastFailure, s.Failing, s.Segments
+		if s.LastError != nil {
+			v.Archive.LastError = s.LastError.Error()
+		}
+		v.Archive.Stopped = map[wal.Timeline]string{}
+		for tli, err := range s.Stopped {
+			v.Archive.Stopped[tli] = err.Error()
+		}
+	}
+	v.findProblems()
+	return v
+}
+
+// findProblems lists what a person has to look at.
+func (v *statusView) findProblems() {
+	add := func(format string, args ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, args...)) }
+	if v.State != receiver.Streaming {
+		add("not streaming: %s", orUnknown(v.LastError))
+	}
+	if v.Alarm != "" {
+		add("%s", v.Alarm)
+	}
+	if o := v.Orphan; o != nil {
+		add("WAL of timeline %s from %s to %s was received but is not in the server's history", o.Timeline, o.Fork, o.End)
+	}
+	if v.Slot != nil && !v.Slot.Looked.IsZero() && !v.Slot.Holds() {
+		add("slot %s keeps no WAL", v.Slot.Name)
+	}
+	if v.Archive.Failing {
+		add("archiving fails: %s", v.Archive.LastError)
+	}
+	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
+		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])
+	}
+}
+
+// serveStatus answers on the socket until ctx ends. Without a socket streaming
+// goes on.
+func (d *daemon) serveStatus(ctx context.Context) error {
+	select {
+	case <-d.opened:
+	case <-ctx.Done():
+		return nil
+	}
+	path := filepath.Join(d.conf.SpoolDir, socketName)
+	// Whoever listened there is dead: this process holds the spool's lock.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn().Err(err).Msg("no status socket")
+		return nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		d.log.Warn().Err(err).Msg("no status socket")
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			d.log.Warn().Err(err).Msg("status socket")
+			time.Sleep(time.Second) // out of file descriptors, most likely
+			continue
+		}
+		d.answer(conn)
+	}
+}
+
+// answer never waits long for its reader, so connections can be served one
+// after the other.
+func (d *daemon) answer(conn net.Conn) {
+	defer conn.Close()
+	err := conn.SetDeadline(time.Now().Add(time.Second))
+	if err == nil {
+		err = json.NewEncoder(conn).Encode(d.status())
+	}
+	if err != nil {
+		d.log.Debug().Err(err).Msg("status socket")
+	}
+}
+
+// notify tells systemd, if it started us, when WAL flows and where it is.
+func (d *daemon) notify(ctx, user context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	ready := false
+	stopping := user.Done()
+	for {
+		text := ""
+		select {
+		case <-ctx.Done():
+			return
+		case <-stopping:
+			stopping = nil
+			text = sd.SdNotifyStopping
+		case <-tick.C:
+			st := d.recv.Status()
+			if !ready && st.State == receiver.Streaming && !st.LastMessage.IsZero() {
+				ready = true
+				text = sd.SdNotifyReady + "\n"
+			}
+			text += fmt.Sprintf("STATUS=%s, flushed %s, archived %s", st.State, st.Flushed, d.archived.lsn())
+		}
+		if _, err := sd.SdNotify(false, text); err != nil {
+			d.log.Debug().Err(err).Msg("sd_notify")
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/receiver"
+)
+
+func (a *app) slotCommand() *cobra.Command {
+	cmd := a.group("slot", "Show, create or drop the replication slot that keeps WAL until it is archived")
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: "show", Short: "Show the slot; exit code 3 when it keeps nothing", Args: cobra.NoArgs,
+			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotShow) }),
+		},
+		&cobra.Command{
+			Use: "create", Short: "Make the slot, keeping WAL from the last checkpoint on", Args: cobra.NoArgs,
+			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotCreate) }),
+		},
+		&cobra.Command{
+			Use: "drop", Short: "Remove the slot: the server then no longer keeps WAL that is not archived", Args: cobra.NoArgs,
+			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotDrop) }),
+		},
+	)
+	return cmd
+}
+
+func (a *app) onSlot(ctx context.Context, do func(context.Context, receiver.Slot) error) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	return do(ctx, receiver.Slot{Options: server(c, "slot"), Name: c.Slot})
+}
+
+func (a *app) slotShow(ctx context.Context, slot receiver.Slot) error {
+	state, err := slot.Show(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.printSlot(state); err != nil {
+		return err
+	}
+	switch {
+	case !state.Exists:
+		return hint.With(&problemsError{fmt.Sprintf("slot %q does not exist", slot.Name)}, "walstream slot create")
+	case !state.Holds():
+		return hint.With(&problemsError{fmt.Sprintf("slot %q keeps no WAL", slot.Name)}, "walstream slot create")
+	}
+	return nil
+}
+
+func (a *app) printSlot(state receiver.SlotState) error {
+	if a.json {
+		return term.JSON(a.stdout, state)
+	}
+	table := term.NewTable(a.stdout)
+	table.Row("slot", state.Name)
+	if state.Exists {
+		keeps := "nothing"
+		if state.Holds() {
+			keeps = "WAL from " + state.RestartLSN.String() + " on"
+		}
+		table.Row("keeps", keeps)
+		table.Row("wal_status", orUnknown(state.WALStatus))
+	} else {
+		table.Row("state", "does not exist")
+	}
+	return table.Flush()
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+func (a *app) slotCreate(ctx context.Context, slot receiver.Slot) error {
+	created, err := slot.Create(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return term.JSON(a.stdout, map[string]any{"name": slot.Name, "created": created})
+	}
+	what := "exists already"
+	if created {
+		what = "created"
+	}
+	_, err = fmt.Fprintf(a.stdout, "slot %s: %s\n", slot.Name, what)
+	return err
+}
+
+func (a *app) slotDrop(ctx context.Context, slot receiver.Slot) error {
+	if err := slot.Drop(ctx); err != nil {
+		return err
+	}
+	if a.json {
+		return term.JSON(a.stdout, map[string]any{"name": slot.Name, "dropped": true})
+	}
+	_, err := fmt.Fprintf(a.stdout, "slot %s: dropped\n", slot.Name)
+	return err
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// statusView is what status shows, of a running receiver or of what one left.
+type statusView struct {
+	Running bool `json:"running"`
+	receiver.Status
+	ArchivedLSN wal.LSN              `json:"archived_lsn"`
+	Slot        *receiver.HoldStatus `json:"slot,omitempty"`
+	Archive     archiveView          `json:"archive"`
+	Spool       spoolView            `json:"spool"`
+	Backup      *backupView          `json:"last_backup,omitempty"`
+	Problems    []string             `json:"problems"`
+}
+
+type archiveView struct {
+	Location    string    `json:"location"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
+	LastFailure time.Time `json:"last_failure,omitzero"`
+	LastError   string    `json:"last_error,omitempty"`
+	Failing     bool      `json:"failing"`
+	Segments    int64     `json:"segments"` // stored by this process
+	// Stopped holds the timelines that are not archived any more, and why.
+	Stopped map[wal.Timeline]string `json:"stopped,omitempty"`
+}
+
+type spoolView struct {
+	Dir     string `json:"dir"`
+	Bytes   int64  `json:"bytes"`
+	Waiting int    `json:"waiting_segments"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show what is received, durable and archived; exit code 3 when something is wrong", Args: cobra.NoArgs,
+		Long: `Ask the running receiver how it is, through a socket in the spool directory. If
+none is running, show what the spool and the archive hold.`,
+		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.status(ctx) }),
+	}
+}
+
+func (a *app) status(ctx context.Context) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	v, err := askReceiver(ctx, c.SpoolDir)
+	if err != nil {
+		return err
+	}
+	arch, archErr := a.openArchive(ctx, c)
+	if v == nil {
+		if v, err = leftBehind(ctx, c, arch, archErr); err != nil {
+			return err
+		}
+	}
+	if archErr == nil {
+		v.Backup, archErr = lastBackup(ctx, arch)
+	}
+	if archErr != nil && v.Archive.LastError == "" {
+		v.Archive.LastError = archErr.Error()
+	}
+	if err := a.printStatus(v); err != nil {
+		return err
+	}
+	if n := len(v.Problems); n > 0 {
+		return &problemsError{fmt.Sprintf("problems: %d", n)}
+	}
+	return nil
+}
+
+// askReceiver asks the receiver that holds the spool; nil when there is none.
+func askReceiver(ctx context.Context, dir string) (*statusView, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, socketName))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EINVAL) {
+		return nil, nil // none, one that was killed, or a path too long for a socket
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the receiver: %w", err)
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return nil, fmt.Errorf("ask the receiver: %w", err)
+		}
+	}
+	var v statusView
+	if err := json.NewDecoder(conn).Decode(&v); err != nil {
+		return nil, fmt.Errorf("ask the receiver: %w", err)
+	}
+	return &v, nil
+}
+
+// leftBehind describes spool and archive when no receiver runs.
+func leftBehind(ctx context.Context, c *config.Loaded, arch *archive.Archive, archErr error) (*statusView, error) {
+	v := &statusView{Status: receiver.Status{State: receiver.Stopped}, Archive: archiveView{Location: c.Archive}, Spool: spoolView{Dir: c.SpoolDir}}
+	v.Problems = []string{"no receiver is running on this spool"}
+	view, err := segment.ReadSpool(fsx.OS{}, c.SpoolDir)
+	if errors.Is(err, fs.ErrNotExist) { // never used
+		view, err = &segment.SpoolView{}, archErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	history, err := newestHistory(view)
+	if err != nil {
+		return nil, err
+	}
+	if archErr != nil {
+		v.Problems = append(v.Problems, archErr.Error())
+	} else if v.ArchivedLSN, err = archivedUpTo(ctx, arch, history); err != nil {
+		return nil, err
+	}
+	return v, v.readSpool(view)
+}
+
+// newestHistory is that of the newest timeline of which a spool has one.
+func newestHistory(view *segment.SpoolView) (segment.History, error) {
+	history := segment.History{Timeline: 1}
+	for tli, body := range view.Histories {
+		if tli <= history.Timeline {
+			continue
+		}
+		h, err := segment.ParseHistory(tli, body)
+		if err != nil {
+			return h, err
+		}
+		history = h
+	}
+	return history, nil
+}
+
+// archivedUpTo is the end of the archived WAL on the way of history h, the
+// beginning of an incomplete segment included.
+func archivedUpTo(ctx context.Context, arch *archive.Archive, h segment.History) (wal.LSN, error) {
+	pos, ok, err := archiveEnd(ctx, arch, h)
+	if err != nil || !ok {
+		return 0, err
+	}
+	size := arch.Identity().SegmentSize
+	next := h.SegmentAt(pos.LSN, size)
+	tails, err := arch.Tails(ctx, next)
+	end := pos.LSN
+	for _, t := range tails {
+		end = max(end, next.Start(size)+wal.LSN(t.To))
+	}
+	return end, err
+}
+
+// readSpool fills in what a spool holds. What the archive has too is not
+// waiting, it is kept for the recovery of the open segment.
+func (v *statusView) readSpool(view *segment.SpoolView) error {
+	size := view.Identity.SegmentSize
+	pieces := view.Sealed
+	for _, p := range view.Partials {
+		p, err := view.Valid(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		pieces = append(pieces, p)
+	}
+	for _, p := range pieces {
+		end := p.ID.Start(size) + wal.LSN(p.To)
+		v.Spool.Bytes += int64(size)
+		if end > v.ArchivedLSN {
+			v.Spool.Waiting++
+		}
+		if p.ID.Timeline > v.Timeline || p.ID.Timeline == v.Timeline && end > v.Flushed {
+			v.Timeline, v.Flushed, v.Received = p.ID.Timeline, end, end
+		}
+	}
+	return nil
+}
+
+// lastBackup is the backup that finished last; nil when there is none.
+func lastBackup(ctx context.Context, arch *archive.Archive) (*backupView, error) {
+	var last *backupView
+	for c, err := range backup.List(ctx, arch) {
+		var unusable *backup.UnusableError
+		if errors.As(err, &unusable) {
+			continue
+		}
+		if err != nil {
+			return last, err
+		}
+		if v := viewBackup(c); last == nil || v.Finished.After(last.Finished) {
+			last = &v
+		}
+	}
+	return last, nil
+}
