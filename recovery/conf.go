@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -147,7 +146,3 @@ host    all           all   ::1/128        scram-sha-256
 		"pg_ident.conf": "# Written by walstream restore: the backup held no pg_ident.conf.\n",
 	}
 }
-
-// sideDir is where a restore keeps its plan and the WAL that only a spool
-// held, beside the data directory.
-func sideDir(dir string) string { return filepath.Clean(dir) + ".walstream" }

@@ -8,7 +8,7 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// Facts is all that the planner knows. The first four fields come from
+// Facts is all that the planner knows. The first five fields come from
 // listings and are complete; the rest is filled in as the planner asks.
 type Facts struct {
 	Identity segment.Identity
@@ -17,6 +17,8 @@ type Facts struct {
 	Histories map[wal.Timeline]segment.History
 	Segments  map[segment.ID]Segment
 	Backups   []backup.Commit
+	// Notes is what a plan should warn of whatever the target is.
+	Notes []string
 
 	// Summaries are of the pieces that [Segment.best] names.
 	Summaries map[segment.ID]wal.Summary

@@ -164,7 +164,7 @@ func (r *route) spoolOnly(ids []segment.ID, need wal.LSN) []SpoolPiece {
 
 // warnings tells what is surprising, though right.
 func (r *route) warnings(t Target, s *stop, used int) []string {
-	var list []string
+	list := slices.Clone(r.facts.Notes)
 	if r.backup.ChecksumFailures {
 		list = append(list, fmt.Sprintf("backup %s holds pages whose checksums were wrong when it was taken", r.backup.ID))
 	}

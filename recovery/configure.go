@@ -1,0 +1,112 @@
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/backup"
+)
+
+// leftovers are files that steer a server and must not come out of a backup.
+var leftovers = [...]string{"standby.signal", "recovery.signal", "postmaster.pid", "recovery.conf"}
+
+// configure writes the recovery settings and the signal file, and what a
+// server cannot start without.
+func (r *restore) configure(ctx context.Context) error {
+	for _, name := range leftovers {
+		if err := r.data().Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := r.checkLabel(); err != nil {
+		return err
+	}
+	if err := r.addMissing(ctx); err != nil {
+		return err
+	}
+	old, err := r.data().ReadFile("postgresql.auto.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	conf, err := mergeAutoConf(string(old), r.SettingsIn(r.cfg))
+	if err != nil {
+		return err
+	}
+	if err := r.replace("postgresql.auto.conf", []byte(conf)); err != nil {
+		return err
+	}
+	return writeNew(r.data(), "recovery.signal", nil, r.owner)
+}
+
+// checkLabel refuses a data directory without backup_label: PostgreSQL would
+// start from the checkpoint in pg_control, which is silent corruption.
+func (r *restore) checkLabel() error {
+	info, err := r.data().Stat("backup_label")
+	if err == nil && info.Size() == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		return fmt.Errorf("backup %s has no usable backup_label: %w", r.Backup.ID, err)
+	}
+	return nil
+}
+
+// addMissing writes the configuration files that the backup lacks, and its
+// manifest.
+func (r *restore) addMissing(ctx context.Context) error {
+	body, err := r.data().ReadFile(heldBack)
+	if err != nil {
+		return fmt.Errorf("backup %s has no %s: %w", r.Backup.ID, controlFile, err)
+	}
+	c, err := parseControl(body)
+	if err != nil {
+		return err
+	}
+	if c.systemIdentifier != r.Identity.SystemIdentifier || c.segmentSize != r.Identity.SegmentSize {
+		return fmt.Errorf("%s is of system identifier %d with segments of %d bytes, not of %d with %d",
+			controlFile, c.systemIdentifier, c.segmentSize, r.Identity.SystemIdentifier, r.Identity.SegmentSize)
+	}
+	confs := minimalConf(c)
+	for _, name := range slices.Sorted(maps.Keys(confs)) {
+		if err := writeNew(r.data(), name, []byte(confs[name]), r.owner); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if global, err := r.data().Stat("global"); err != nil {
+		return err
+	} else if err := r.data().Chmod(".", global.Mode().Perm()&0o750); err != nil {
+		return err
+	}
+	manifest, err := r.readManifest(ctx)
+	if err != nil {
+		return err
+	}
+	return writeNew(r.data(), "backup_manifest", manifest, r.owner)
+}
+
+// readManifest reads the manifest byte for byte: pg_verifybackup wants it.
+func (r *restore) readManifest(ctx context.Context) ([]byte, error) {
+	name := backup.ManifestName(r.Backup.ID)
+	f, err := r.cfg.Source.Archive.Store().Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	if have := hex.EncodeToString(sum[:]); have != r.Backup.ManifestSHA256 {
+		return nil, &archive.CorruptError{Object: name, What: "sha256", Have: have, Want: r.Backup.ManifestSHA256}
+	}
+	return body, nil
+}

@@ -1,0 +1,45 @@
+package recovery
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/walstream/walstream/segment"
+)
+
+// control is what a restore needs of global/pg_control. The offsets are those
+// of ControlFileData in PostgreSQL's catalog/pg_control.h, the same from 13 to
+// 18 up to where they are read; only the CRC moved in 18.
+type control struct {
+	systemIdentifier   uint64
+	maxConnections     int32
+	maxWorkerProcesses int32
+	maxWALSenders      int32
+	maxPreparedXacts   int32
+	maxLocksPerXact    int32
+	segmentSize        segment.Size
+}
+
+func parseControl(b []byte) (control, error) {
+	if len(b) != 8192 {
+		return control{}, fmt.Errorf("global/pg_control has %d bytes, not 8192", len(b))
+	}
+	le := binary.LittleEndian
+	end := 288
+	if le.Uint32(b[8:]) >= 1800 {
+		end = 292
+	}
+	if crc32.Checksum(b[:end], crc32.MakeTable(crc32.Castagnoli)) != le.Uint32(b[end:]) {
+		return control{}, fmt.Errorf("global/pg_control is damaged: its CRC is wrong")
+	}
+	return control{
+		systemIdentifier:   le.Uint64(b),
+		maxConnections:     int32(le.Uint32(b[180:])),
+		maxWorkerProcesses: int32(le.Uint32(b[184:])),
+		maxWALSenders:      int32(le.Uint32(b[188:])),
+		maxPreparedXacts:   int32(le.Uint32(b[192:])),
+		maxLocksPerXact:    int32(le.Uint32(b[196:])),
+		segmentSize:        segment.Size(le.Uint32(b[228:])),
+	}, nil
+}

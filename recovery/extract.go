@@ -1,0 +1,241 @@
+package recovery
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/backup"
+)
+
+// layDown restores all parts, several at a time, and checks every file against
+// the backup's manifest.
+func (r *restore) layDown(ctx context.Context) error {
+	m, err := backup.LoadManifest(ctx, r.cfg.Source.Archive, &r.Backup)
+	if err != nil {
+		return err
+	}
+	files := newChecklist(m)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(r.cfg.Jobs)
+	for _, part := range r.Backup.Parts {
+		pl := r.place(part.Tablespace)
+		if pl == nil {
+			return errors.Join(fmt.Errorf("%s is of tablespace %d, which the backup does not list", part.Name, part.Tablespace), group.Wait())
+		}
+		group.Go(func() error {
+			x := &extractor{restore: r, place: pl, files: files}
+			if err := x.part(ctx, part); err != nil {
+				return fmt.Errorf("%s: %w", part.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return files.complete()
+}
+
+func (r *restore) place(oid uint32) *place {
+	for i := range r.places {
+		if r.places[i].oid == oid {
+			return &r.places[i]
+		}
+	}
+	return nil
+}
+
+// checklist is the files of a manifest that are yet to come. It may be used
+// concurrently.
+type checklist struct {
+	mu   sync.Mutex
+	left map[string]backup.ManifestFile
+}
+
+func newChecklist(m *backup.Manifest) *checklist {
+	c := &checklist{left: make(map[string]backup.ManifestFile, len(m.Files))}
+	for _, f := range m.Files {
+		c.left[f.Path] = f
+	}
+	return c
+}
+
+// take hands out the entry of a file, once.
+func (c *checklist) take(name string) (backup.ManifestFile, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, ok := c.left[name]
+	if !ok {
+		return f, fmt.Errorf("file %q is not in backup_manifest, or came twice", name)
+	}
+	delete(c.left, name)
+	return f, nil
+}
+
+func (c *checklist) complete() error {
+	for name := range c.left {
+		return fmt.Errorf("%d files of backup_manifest are in no part, one of them %q", len(c.left), name)
+	}
+	return nil
+}
+
+// extractor unpacks one part.
+type extractor struct {
+	*restore
+	place *place
+	files *checklist
+}
+
+func (x *extractor) part(ctx context.Context, part backup.Part) error {
+	body, err := x.cfg.Source.Archive.Store().Get(ctx, part.Name, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	sum := sha256.New()
+	stored := &counter{r: io.TeeReader(contextReader{ctx, body}, sum)}
+	dec, err := zstd.NewReader(stored, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	plain := &counter{r: dec, progress: x.progress}
+	if err := x.entries(tar.NewReader(plain)); err != nil {
+		return err
+	}
+	// Behind the end of the tar there may be padding, and damage.
+	if _, err := io.Copy(io.Discard, plain); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, stored); err != nil {
+		return err
+	}
+	have := hex.EncodeToString(sum.Sum(nil))
+	switch {
+	case have != part.SHA256:
+		return &archive.CorruptError{Object: part.Name, What: "sha256", Have: have, Want: part.SHA256}
+	case plain.n != part.PlainBytes:
+		return &archive.CorruptError{Object: part.Name, What: "plain size", Have: fmt.Sprint(plain.n), Want: fmt.Sprint(part.PlainBytes)}
+	}
+	return nil
+}
+
+func (x *extractor) entries(t *tar.Reader) error {
+	for {
+		h, err := t.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := path.Clean(strings.TrimPrefix(h.Name, "./"))
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("tar entry %q leads out of the directory", h.Name)
+		}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			err = x.dir(name, h.FileInfo().Mode().Perm())
+		case tar.TypeReg:
+			err = x.file(name, h.FileInfo().Mode().Perm(), t)
+		default:
+			err = fmt.Errorf("tar entry %q is neither file nor directory", h.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// dir makes a directory. Another part may have made it for a file in it.
+func (x *extractor) dir(name string, mode fs.FileMode) error {
+	if err := x.makeDirs(name); err != nil {
+		return err
+	}
+	return x.place.root.Chmod(name, mode)
+}
+
+func (x *extractor) makeDirs(name string) error {
+	if name == "." {
+		return nil
+	}
+	if err := x.makeDirs(path.Dir(name)); err != nil {
+		return err
+	}
+	err := x.place.root.Mkdir(name, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil && x.owner != nil {
+		err = x.place.root.Chown(name, x.owner.UID, x.owner.GID)
+	}
+	return err
+}
+
+func (x *extractor) file(name string, mode fs.FileMode, body io.Reader) error {
+	listed := name
+	if x.place.oid != 0 {
+		listed = fmt.Sprintf("pg_tblspc/%d/%s", x.place.oid, name)
+	}
+	want, err := x.files.take(listed)
+	if err != nil {
+		return err
+	}
+	if err := x.makeDirs(path.Dir(name)); err != nil {
+		return err
+	}
+	if listed == controlFile {
+		name = heldBack
+	}
+	f, err := x.place.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	err = fillFile(f, body, want)
+	if err == nil {
+		err = errors.Join(f.Chmod(mode), x.owner.give(f))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// fillFile writes body to f and compares it with the manifest.
+func fillFile(f *os.File, body io.Reader, want backup.ManifestFile) error {
+	var w io.Writer = f
+	var sum interface{ Sum([]byte) []byte }
+	if want.Algorithm != "" {
+		h, err := backup.NewChecksum(want.Algorithm)
+		if err != nil {
+			return err
+		}
+		w, sum = io.MultiWriter(f, h), h
+	}
+	n, err := io.Copy(w, body)
+	switch {
+	case err != nil:
+		return err
+	case n != want.Size:
+		return fmt.Errorf("file %q has %d bytes, backup_manifest says %d", want.Path, n, want.Size)
+	case sum != nil && !bytes.Equal(sum.Sum(nil), want.Checksum):
+		return fmt.Errorf("file %q has %s %x, backup_manifest says %x", want.Path, want.Algorithm, sum.Sum(nil), want.Checksum)
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/internal/hint"
+)
+
+// RestoreConfig says where and how a plan is carried out.
+type RestoreConfig struct {
+	// Dir is the data directory to make: absent or empty, an absolute path.
+	Dir    string
+	Source Source
+	// Command is the restore_command as an argument vector, without the
+	// option --spool, which is added: program, wal-get, options. It must
+	// hold absolute paths only.
+	Command []string
+	// TablespaceMap gives tablespaces another place, old path to new.
+	TablespaceMap map[string]string
+	// Owner is who the files shall belong to. Nil leaves it to whoever runs
+	// this, and for root to the owner of Dir or else of its parent.
+	Owner *Owner
+	// Jobs is how many parts are restored at a time; 0 means 4.
+	Jobs int
+	// Progress, if set, is told the plain bytes done of the total, often,
+	// but never from two goroutines at once.
+	Progress func(done, total int64)
+	Log      zerolog.Logger
+}
+
+// SideDir is the directory beside a data directory in which a restore keeps
+// its plan and the WAL that only a spool held. wal-get reads it as its spool.
+func SideDir(dir string) string { return filepath.Clean(dir) + ".walstream" }
+
+const (
+	planFile = "plan.json"
+	// unfinished is in the side directory from the first byte to the last.
+	unfinished = "unfinished"
+	// heldBack is pg_control until everything else is durable. Without it
+	// no server starts.
+	heldBack    = "global/pg_control.walstream"
+	controlFile = "global/pg_control"
+)
+
+// Settings is the recovery configuration that Execute will write.
+func (p *Plan) SettingsIn(cfg RestoreConfig) []Setting {
+	return p.Settings(append(cfg.Command[:len(cfg.Command):len(cfg.Command)], "--spool", SideDir(cfg.Dir)))
+}
+
+// Execute restores the backup of the plan and prepares recovery to its target;
+// whoever calls it starts PostgreSQL. Nothing that exists is overwritten. All
+// checks of the target come before the first byte. After an error the
+// directory cannot be started, and the error says how to begin anew.
+func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
+	r, err := p.prepare(cfg)
+	if err != nil {
+		return fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+	}
+	if err := r.run(ctx); err != nil {
+		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		return hint.With(err, "remove what was restored so far and begin anew: %s", r.removal())
+	}
+	return nil
+}
+
+// restore is one execution of a plan.
+type restore struct {
+	*Plan
+	cfg      RestoreConfig
+	owner    *Owner
+	side     string
+	places   []place // the data directory first, then tablespaces
+	progress *progress
+}
+
+// place is a directory that parts of the backup go to.
+type place struct {
+	oid  uint32 // of the tablespace, 0 for the data directory
+	path string
+	root *os.Root
+}
+
+// Check does what Execute does before the first byte.
+func (p *Plan) Check(cfg RestoreConfig) error {
+	_, err := p.prepare(cfg)
+	return err
+}
+
+func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, errors.New("it is not an absolute path")
+	}
+	cfg.Dir = filepath.Clean(cfg.Dir)
+	if cfg.Jobs <= 0 {
+		cfg.Jobs = 4
+	}
+	r := &restore{Plan: p, cfg: cfg, side: SideDir(cfg.Dir), progress: &progress{total: p.Backup.PlainBytes, tell: cfg.Progress}}
+	var err error
+	if r.places, err = p.locate(cfg); err != nil {
+		return nil, err
+	}
+	if err := r.checkUnfinished(); err != nil {
+		return nil, err
+	}
+	for _, pl := range r.places {
+		if err := checkEmpty(pl.path); err != nil {
+			return nil, err
+		}
+	}
+	if r.owner, err = ownerFor(cfg); err != nil {
+		return nil, err
+	}
+	if _, err := mergeAutoConf("", p.SettingsIn(cfg)); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// checkUnfinished refuses a place where a restore was interrupted.
+func (r *restore) checkUnfinished() error {
+	_, err := os.Stat(filepath.Join(r.side, unfinished))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return hint.Errorf(r.removal(), "an earlier restore was interrupted there")
+}
+
+// removal is the command that removes what a restore made.
+func (r *restore) removal() string {
+	words := []string{"rm -rf", shellQuote(r.side)}
+	for _, pl := range r.places {
+		words = append(words, shellQuote(pl.path))
+	}
+	return strings.Join(words, " ")
+}
+
+// checkEmpty refuses a directory in which there is anything. It may be absent.
+func checkEmpty(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, "postmaster.pid")); err == nil {
+		return hint.Errorf("choose another directory", "%s holds postmaster.pid: a server runs there or crashed", dir)
+	}
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		parent := filepath.Dir(dir)
+		if info, err := os.Stat(parent); err != nil || !info.IsDir() {
+			return hint.Errorf("mkdir -p "+shellQuote(parent), "%s is no directory", parent)
+		}
+		return nil
+	case err != nil:
+		return err
+	case len(entries) > 0:
+		return hint.Errorf("choose a directory that is empty or absent, restore deletes nothing", "%s is not empty: it holds %s", dir, entries[0].Name())
+	}
+	return nil
+}
+
+func (r *restore) run(ctx context.Context) (err error) {
+	if err := r.makeSide(); err != nil {
+		return err
+	}
+	if err := r.copySpool(ctx); err != nil {
+		return err
+	}
+	if err := r.open(); err != nil {
+		return err
+	}
+	defer r.close()
+	r.cfg.Log.Info().Str("backup", r.Backup.ID).Str("dir", r.cfg.Dir).Msg("restoring")
+	for _, step := range []func(context.Context) error{r.layDown, r.linkTablespaces, r.configure, r.syncDirs, r.finish} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	r.cfg.Log.Info().Str("backup", r.Backup.ID).Str("dir", r.cfg.Dir).Msg("restored, ready to start")
+	return nil
+}
+
+// open makes the directories and keeps them open.
+func (r *restore) open() error {
+	for i := range r.places {
+		pl := &r.places[i]
+		if err := makeDir(pl.path, r.owner); err != nil {
+			return err
+		}
+		root, err := os.OpenRoot(pl.path)
+		if err != nil {
+			return err
+		}
+		pl.root = root
+	}
+	return nil
+}
+
+func (r *restore) close() {
+	for _, pl := range r.places {
+		if pl.root != nil {
+			pl.root.Close() // a directory handle, nothing is pending
+		}
+	}
+}
+
+func (r *restore) data() *os.Root { return r.places[0].root }
+
+// finish makes the directory one that a server can start in.
+func (r *restore) finish(context.Context) error {
+	if err := r.data().Rename(heldBack, controlFile); err != nil {
+		return err
+	}
+	if err := syncDir(r.data(), "global"); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(r.side, unfinished)); err != nil {
+		return err
+	}
+	return syncPath(r.side)
+}

@@ -1,0 +1,179 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// Source is where a recovery reads from.
+type Source struct {
+	Archive *archive.Archive
+	// Spool is the directory of a receiver's spool, which may hold WAL that
+	// is not archived yet. Empty means none. It is read without its lock.
+	Spool string
+}
+
+// Plan lists what there is and plans a recovery to t, reading what the planner
+// wants to know. Errors are those of [MakePlan], or failures to read.
+func (s Source) Plan(ctx context.Context, t Target) (*Plan, error) {
+	const attempts = 5
+	for i := 1; ; i++ {
+		p, err := s.plan(ctx, t)
+		// A spool file that was released, or a tail that was superseded,
+		// since the listing is somewhere else now.
+		gone := errors.Is(err, archive.ErrNotExist) || errors.Is(err, fs.ErrNotExist)
+		if !gone || i == attempts || ctx.Err() != nil {
+			return p, err
+		}
+	}
+}
+
+func (s Source) plan(ctx context.Context, t Target) (*Plan, error) {
+	g, err := s.gather(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		p, wants, err := MakePlan(g.facts, t)
+		if wants == nil {
+			return p, err
+		}
+		for _, w := range wants {
+			if err := g.answer(ctx, w); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// gatherer collects facts.
+type gatherer struct {
+	archive *archive.Archive
+	spool   *segment.SpoolView // nil when there is none
+	facts   Facts
+	spooled map[segment.ID]segment.Sealed // the longest piece of each segment in the spool
+	carries map[segment.ID]*wal.Carry     // at the end of segments that were scanned
+}
+
+func (s Source) gather(ctx context.Context) (*gatherer, error) {
+	g := &gatherer{
+		archive: s.Archive,
+		facts: Facts{
+			Identity: s.Archive.Identity().Identity, Histories: map[wal.Timeline]segment.History{},
+			Segments: map[segment.ID]Segment{}, Summaries: map[segment.ID]wal.Summary{},
+			Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{},
+		},
+		spooled: map[segment.ID]segment.Sealed{}, carries: map[segment.ID]*wal.Carry{},
+	}
+	// The spool first: what is released between the two listings is in the
+	// archive by the time of the second.
+	if s.Spool != "" {
+		view, err := segment.ReadSpool(fsx.OS{}, s.Spool)
+		if err != nil {
+			return nil, err
+		}
+		if err := view.Identity.Match("spool "+s.Spool, g.facts.Identity); err != nil {
+			return nil, err
+		}
+		if err := g.listSpool(view); err != nil {
+			return nil, err
+		}
+	}
+	if err := g.listArchive(ctx); err != nil {
+		return nil, err
+	}
+	return g, g.listBackups(ctx)
+}
+
+func (g *gatherer) listSpool(view *segment.SpoolView) error {
+	g.spool = view
+	for tli, body := range view.Histories {
+		h, err := segment.ParseHistory(tli, body)
+		if err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+		g.facts.Histories[tli] = h
+	}
+	pieces := view.Sealed
+	for _, p := range view.Partials {
+		p, err := view.Valid(p)
+		if err != nil {
+			return err
+		}
+		pieces = append(pieces[:len(pieces):len(pieces)], p)
+	}
+	for _, p := range pieces {
+		have := g.spooled[p.ID]
+		if p.To == 0 || have.Complete || !p.Complete && p.To <= have.To {
+			continue
+		}
+		g.spooled[p.ID] = p
+		fact := Segment{Spooled: p.Complete}
+		if !p.Complete {
+			fact.Partial = p.ID.Start(g.facts.Identity.SegmentSize) + wal.LSN(p.To)
+		}
+		g.facts.Segments[p.ID] = fact
+	}
+	return nil
+}
+
+func (g *gatherer) listArchive(ctx context.Context) error {
+	timelines, err := g.archive.Timelines(ctx)
+	if err != nil {
+		return fmt.Errorf("list timelines: %w", err)
+	}
+	for _, tli := range timelines {
+		h, _, err := g.archive.History(ctx, tli)
+		switch {
+		case err == nil:
+			g.facts.Histories[tli] = h
+		case !errors.Is(err, archive.ErrNotExist):
+			return fmt.Errorf("history of timeline %s: %w", tli, err)
+		}
+		for p, err := range g.archive.Pieces(ctx, tli, 0) {
+			if err != nil {
+				return fmt.Errorf("list WAL of timeline %s: %w", tli, err)
+			}
+			g.addPiece(p)
+		}
+	}
+	return nil
+}
+
+// addPiece counts an object of the archive. Tails come in the order of their
+// start; only what joins on to the ones before counts.
+func (g *gatherer) addPiece(p archive.Piece) {
+	s := g.facts.Segments[p.ID]
+	start := p.ID.Start(g.facts.Identity.SegmentSize)
+	switch {
+	case !p.Tail:
+		s.Archived = true
+	case start+wal.LSN(p.From) <= max(s.Tail, start):
+		s.Tail = max(s.Tail, start+wal.LSN(p.To))
+	}
+	s.Stored += p.StoredSize
+	g.facts.Segments[p.ID] = s
+}
+
+func (g *gatherer) listBackups(ctx context.Context) error {
+	for c, err := range backup.List(ctx, g.archive) {
+		var unusable *backup.UnusableError
+		switch {
+		case errors.As(err, &unusable):
+			g.facts.Notes = append(g.facts.Notes, unusable.Error())
+		case err != nil:
+			return err
+		default:
+			g.facts.Backups = append(g.facts.Backups, *c)
+		}
+	}
+	return nil
+}

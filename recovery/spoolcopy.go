@@ -1,0 +1,186 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// makeSide makes the directory beside the data directory. One that an earlier
+// restore left is kept under another name: it may hold WAL.
+func (r *restore) makeSide() error {
+	if _, err := os.Lstat(r.side); err == nil {
+		old := r.side + ".old"
+		for n := 1; ; n++ {
+			if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			old = fmt.Sprintf("%s.old-%d", r.side, n)
+		}
+		if err := os.Rename(r.side, old); err != nil {
+			return err
+		}
+	}
+	if err := makeDir(r.side, r.owner); err != nil {
+		return err
+	}
+	plan, err := json.MarshalIndent(r.Plan, "", "  ")
+	if err != nil {
+		return err
+	}
+	identity, err := json.MarshalIndent(r.Identity, "", "  ")
+	if err != nil {
+		return err
+	}
+	return r.writeSide(map[string][]byte{
+		unfinished: []byte("a restore is under way, or was interrupted\n"), planFile: append(plan, '\n'), "walstream.json": append(identity, '\n'),
+	})
+}
+
+func (r *restore) writeSide(files map[string][]byte) error {
+	root, err := os.OpenRoot(r.side)
+	if err != nil {
+		return err
+	}
+	defer root.Close() // a directory handle, nothing is pending
+	for name, body := range files {
+		if err := writeNew(root, name, body, r.owner); err != nil {
+			return err
+		}
+	}
+	return syncDir(root, ".")
+}
+
+// copySpool copies the WAL that only the spool holds, and its histories. It is
+// done first: that WAL may be the only copy there is.
+func (r *restore) copySpool(ctx context.Context) error {
+	if r.cfg.Source.Spool == "" {
+		return nil
+	}
+	view, err := segment.ReadSpool(fsx.OS{}, r.cfg.Source.Spool)
+	if err != nil {
+		return err
+	}
+	histories := map[string][]byte{}
+	for tli, body := range view.Histories {
+		histories[segment.HistoryName(tli)] = body
+	}
+	if err := r.writeSide(histories); err != nil {
+		return err
+	}
+	for _, sp := range r.SpoolOnly {
+		id, err := segment.ParseName(sp.Segment, r.Identity.SegmentSize)
+		if err != nil {
+			return err
+		}
+		err = r.copyPiece(view, id)
+		if errors.Is(err, errNotHere) || errors.Is(err, fs.ErrNotExist) {
+			// Released since the plan was made, so it is archived.
+			_, err = r.cfg.Source.Archive.Header(ctx, archive.Piece{ID: id, To: int64(r.Identity.SegmentSize)})
+		}
+		if err != nil {
+			return fmt.Errorf("segment %s, which only the spool had: %w", sp.Segment, err)
+		}
+	}
+	return syncPath(r.side)
+}
+
+// copyPiece copies the longest piece of a segment that the spool holds,
+// verifying it on the way.
+func (r *restore) copyPiece(view *segment.SpoolView, id segment.ID) error {
+	size := r.Identity.SegmentSize
+	p, err := spoolPiece(view, id)
+	if err != nil {
+		return err
+	}
+	if _, whole := r.Required(id); whole && !p.Complete || id.Start(size)+wal.LSN(p.To) < min(r.Need, id.End(size)) {
+		return errNotHere
+	}
+	name := id.Name(size)
+	if !p.Complete {
+		name = fmt.Sprintf("%s.%08X.tail", name, p.To)
+	}
+	f, err := os.OpenFile(filepath.Join(r.side, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	err = copyVerified(f, p, r.Identity)
+	if err == nil {
+		err = errors.Join(r.owner.give(f), f.Sync())
+	}
+	return errors.Join(err, f.Close())
+}
+
+// spoolPiece finds the longest piece of a segment in a spool; errNotHere when
+// there is none with valid WAL.
+func spoolPiece(view *segment.SpoolView, id segment.ID) (segment.Sealed, error) {
+	var best segment.Sealed
+	for _, p := range view.Sealed {
+		if p.ID == id && (p.Complete || !best.Complete && p.To > best.To) {
+			best = p
+		}
+	}
+	for _, p := range view.Partials {
+		if p.ID != id || best.Complete {
+			continue
+		}
+		p, err := view.Valid(p)
+		if err != nil {
+			return p, err
+		}
+		if p.To > best.To {
+			best = p
+		}
+	}
+	if best.To == 0 {
+		return best, errNotHere
+	}
+	return best, nil
+}
+
+// copyVerified writes a piece of a spool to w. Its pages and records must be
+// valid WAL of the cluster throughout, or for an unfinished piece as far as
+// they go.
+func copyVerified(w io.Writer, p segment.Sealed, identity segment.Identity) error {
+	f, err := p.Open()
+	if err != nil {
+		return err
+	}
+	defer f.Close() // only read
+	scan := wal.NewScanner(scanConfig(p.ID, identity))
+	n, err := io.Copy(w, io.TeeReader(io.NewSectionReader(f, 0, p.To), scanWriter{scan}))
+	if err == nil && n != p.To {
+		err = fmt.Errorf("%s has %d bytes, not %d: %w", p.Path, n, p.To, io.ErrUnexpectedEOF)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.Path, err)
+	}
+	return nil
+}
+
+func scanConfig(id segment.ID, identity segment.Identity) wal.ScanConfig {
+	return wal.ScanConfig{
+		Start: id.Start(identity.SegmentSize), Timeline: id.Timeline, SystemIdentifier: identity.SystemIdentifier,
+		SegmentSize: uint32(identity.SegmentSize), Major: identity.MajorVersion,
+	}
+}
+
+// scanWriter fails where the bytes written to it are no valid WAL.
+type scanWriter struct{ scan *wal.Scanner }
+
+func (s scanWriter) Write(p []byte) (int, error) {
+	if err := s.scan.Feed(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,52 @@
+package recovery
+
+import (
+	"context"
+	"io"
+	"sync"
+)
+
+// contextReader ends a long read when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// counter counts what is read through it.
+type counter struct {
+	r        io.Reader
+	n        int64
+	progress *progress // told as well, if set
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.progress != nil {
+		c.progress.add(int64(n))
+	}
+	return n, err
+}
+
+// progress adds up what several goroutines do.
+type progress struct {
+	mu          sync.Mutex
+	done, total int64
+	tell        func(done, total int64)
+}
+
+func (p *progress) add(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	if p.tell != nil {
+		p.tell(p.done, p.total)
+	}
+}

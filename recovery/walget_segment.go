@@ -1,0 +1,138 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// segment delivers a segment: whole from the archive, whole from the spool, or
+// its beginning where WAL ends in it.
+func (g *walGet) segment(ctx context.Context, id segment.ID) (Outcome, error) {
+	out, archived := g.deliver(func(f *os.File) error {
+		_, err := g.archive.Fetch(ctx, id, f)
+		return err
+	})
+	if out == Delivered {
+		return out, nil
+	}
+	if doubt := unknown(archived); doubt != nil && !isDamage(doubt) {
+		return Trouble, doubt
+	}
+	out, spooled := g.wholeFromSpool(id)
+	if out == Delivered {
+		return out, nil
+	}
+	doubt := errors.Join(unknown(archived), unknown(spooled))
+	if g.readsAhead(id) && (doubt == nil || isDamage(doubt)) {
+		return Absent, fmt.Errorf("it cannot be had, and the target lies before it: %w", errors.Join(archived, spooled))
+	}
+	// Only when both say definitely that it is not there as a whole may it
+	// be the end of WAL.
+	if doubt != nil {
+		return Trouble, doubt
+	}
+	return g.end(ctx, id)
+}
+
+// errNotHere says that the spool, when it was listed, did not hold a segment.
+// The listing comes before every question to the archive, so what left the
+// spool meanwhile is found there.
+var errNotHere = errors.New("it is not in the spool")
+
+// unknown is err unless that is a definite absence. A spool file that was
+// listed and cannot be opened any more is none: it has another name now.
+func unknown(err error) error {
+	if errors.Is(err, archive.ErrNotExist) || errors.Is(err, errNotHere) {
+		return nil
+	}
+	return err
+}
+
+func (g *walGet) wholeFromSpool(id segment.ID) (Outcome, error) {
+	if g.view == nil {
+		return Trouble, errNotHere
+	}
+	p, err := spoolPiece(g.view, id)
+	if err == nil && !p.Complete {
+		err = errNotHere
+	}
+	if err != nil {
+		return Trouble, err
+	}
+	return g.deliver(func(f *os.File) error { return copyVerified(f, p, g.view.Identity) })
+}
+
+// end answers for a segment that is nowhere whole. It is Absent, or its
+// beginning is delivered, only if WAL may end there.
+func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
+	required, whole := false, false
+	if g.plan != nil {
+		required, whole = g.plan.Required(id)
+	}
+	if whole {
+		return Trouble, errors.New("the plan needs the whole segment, and it is neither in the archive nor in the spool")
+	}
+	later, err := g.exists(ctx, id.Timeline, id.No+1)
+	if err != nil {
+		return Trouble, err
+	}
+	if later != "" && !required {
+		return Trouble, fmt.Errorf("it is missing, but later WAL of its timeline exists: %s", later)
+	}
+	out, err := g.deliver(func(f *os.File) error { return g.beginning(ctx, id, f) })
+	if out == Delivered || unknown(err) != nil {
+		return out, err
+	}
+	if required {
+		return Trouble, errors.New("the plan needs it, and it is neither in the archive nor in the spool")
+	}
+	return Absent, err
+}
+
+// readsAhead says whether a missing segment is the one behind the end of the
+// plan, of which the planner knew that it is missing: PostgreSQL asks for it
+// before it has replayed the record at which it stops.
+func (g *walGet) readsAhead(id segment.ID) bool {
+	return g.plan != nil && g.plan.HoleBehind && id.No == uint64(g.plan.Need-1)/uint64(g.plan.Identity.SegmentSize)+1
+}
+
+// beginning writes the longest verified beginning of a segment, filled up with
+// zeros: PostgreSQL takes only files of full size. In zeros it sees the end of
+// WAL.
+func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error {
+	size := g.archive.Identity().SegmentSize
+	n, err := g.archive.FetchTail(ctx, id, f)
+	if err := unknown(err); err != nil {
+		return err
+	}
+	if g.view != nil {
+		p, err := spoolPiece(g.view, id)
+		if err := unknown(err); err != nil {
+			return err
+		}
+		if err == nil && p.To > n {
+			if _, err := f.Seek(0, 0); err != nil {
+				return err
+			}
+			if err := copyVerified(f, p, g.view.Identity); err != nil {
+				return err
+			}
+			n = p.To
+		}
+	}
+	if n == 0 {
+		return errNotHere
+	}
+	if end := id.Start(size) + wal.LSN(n); g.plan != nil && end < min(g.plan.Need, id.End(size)) {
+		if required, _ := g.plan.Required(id); required {
+			return fmt.Errorf("it can be read up to %s only, the plan needs it up to %s", end, g.plan.Need)
+		}
+	}
+	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
+}
