@@ -57,6 +57,9 @@ func (s *Spool) openDir() error {
 	if err := fsx.MkdirAll(s.fsys, s.dir, 0o700); err != nil {
 		return err
 	}
+	if err := fsx.SyncParents(s.fsys, s.dir); err != nil {
+		return err
+	}
 	if _, real := s.fsys.(fsx.OS); real {
 		s.lock = flock.New(s.path(lockFile))
 		held, err := s.lock.TryLock()

@@ -136,7 +136,7 @@ func (OS) SyncDir(name string) error {
 
 // MkdirAll makes dir and whatever is missing above it, each level durable in
 // its parent before the next. A directory that exists already is trusted: who
-// relies on one that an earlier run may not have synced calls SyncDir itself.
+// relies on one that an earlier run may not have synced calls [SyncParents].
 func MkdirAll(fsys FS, dir string, perm fs.FileMode) error {
 	dir = filepath.Clean(dir)
 	parent := filepath.Dir(dir)
@@ -157,7 +157,23 @@ func MkdirAll(fsys FS, dir string, perm fs.FileMode) error {
 	if err := fsys.Mkdir(dir, perm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return fsys.SyncDir(parent)
+	if err := fsys.SyncDir(parent); err != nil {
+		fsys.Remove(dir) // so that nobody trusts it
+		return err
+	}
+	return nil
+}
+
+// SyncParents makes the name of dir durable, and those of the directories
+// above it: an earlier run may have made them and died before it synced them.
+// One that may not be read was made by somebody else and is left out.
+func SyncParents(fsys FS, dir string) error {
+	for dir = filepath.Clean(dir); filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
+		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
 }
 
 // ReadFile reads a whole file.

@@ -1,0 +1,228 @@
+package segment_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+
+	"github.com/walstream/walstream/internal/fsx"
+)
+
+// powerCuts runs a whole life of a spool and cuts the power before each of its
+// operations. On what then is left, and has survived, every acknowledged byte
+// must be found, and a new process must be able to finish the work. It returns
+// the first thing that is wrong, and the number of cuts.
+func powerCuts(wrap func(fsx.FS) fsx.FS, crash func(m *fsx.Mem, op int) *fsx.Mem) (ops int, err error) {
+	w := newWorld()
+	disk := fsx.NewMem()
+	disk.OnOp = func(op fsx.Op) error {
+		ops++
+		if err == nil {
+			if err = survive(w.snapshot(), crash(disk, ops), wrap); err != nil {
+				err = fmt.Errorf("power cut at operation %d (%s %s): %w", ops, op.Kind, op.Path, err)
+			}
+		}
+		return nil
+	}
+	if rerr := w.run(wrap(disk)); rerr != nil && err == nil {
+		err = rerr
+	}
+	disk.OnOp = nil
+	if err == nil {
+		err = w.complete(disk.CrashClone())
+	}
+	return ops, err
+}
+
+func survive(w *world, disk *fsx.Mem, wrap func(fsx.FS) fsx.FS) error {
+	if err := w.check(disk); err != nil {
+		return err
+	}
+	if err := w.run(wrap(disk)); err != nil {
+		return fmt.Errorf("the next process: %w", err)
+	}
+	return w.complete(disk.CrashClone())
+}
+
+func plain(f fsx.FS) fsx.FS { return f }
+
+func strict(m *fsx.Mem, _ int) *fsx.Mem { return m.CrashClone() }
+
+func keeping(seed uint64) func(*fsx.Mem, int) *fsx.Mem {
+	return func(m *fsx.Mem, op int) *fsx.Mem {
+		return m.CrashCloneKeeping(rand.New(rand.NewPCG(seed, uint64(op))))
+	}
+}
+
+func TestPowerCutAnywhere(t *testing.T) {
+	for name, crash := range map[string]func(*fsx.Mem, int) *fsx.Mem{
+		"only what was synced survives": strict,
+		"unsynced parts survive":        keeping(1),
+		"other unsynced parts survive":  keeping(2),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ops, err := powerCuts(plain, crash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ops < 100 {
+				t.Errorf("only %d operations: the test lost its scenario", ops)
+			}
+		})
+	}
+}
+
+// TestErrorAnywhere lets each operation fail in turn. The process must not
+// acknowledge anything wrong, and the next one must recover: both after a
+// crash and when the page cache still shows what a failed sync lost.
+func TestErrorAnywhere(t *testing.T) {
+	total, err := powerCuts(plain, strict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, injected := range []error{syscall.EIO, syscall.ENOSPC} {
+		t.Run(injected.Error(), func(t *testing.T) {
+			t.Parallel()
+			for op := 1; op <= total; op++ {
+				if err := failAt(op, injected); err != nil {
+					t.Fatalf("%v at operation %d: %v", injected, op, err)
+				}
+			}
+		})
+	}
+}
+
+func failAt(failing int, injected error) error {
+	w := newWorld()
+	disk := fsx.NewMem()
+	ops := 0
+	var failed fsx.Op
+	disk.OnOp = func(op fsx.Op) error {
+		if ops++; ops == failing {
+			failed = op
+			return injected
+		}
+		return nil
+	}
+	// A file that cannot be removed is no reason to stop.
+	if err := w.run(disk); !errors.Is(err, injected) && failed.Kind != fsx.OpRemove {
+		return fmt.Errorf("%s %s: run returned %v", failed.Kind, failed.Path, err)
+	}
+	if err := w.snapshot().check(disk.CrashClone()); err != nil {
+		return fmt.Errorf("%s %s, then a crash: %w", failed.Kind, failed.Path, err)
+	}
+	if err := w.run(disk); err != nil {
+		return fmt.Errorf("%s %s, then a restart: %w", failed.Kind, failed.Path, err)
+	}
+	if err := w.complete(disk.CrashClone()); err != nil {
+		return fmt.Errorf("%s %s, a restart, then a crash: %w", failed.Kind, failed.Path, err)
+	}
+	return nil
+}
+
+// TestKillAnywhere ends the process before each operation. The next one finds
+// what was written in the page cache, and must not take it for durable.
+func TestKillAnywhere(t *testing.T) {
+	for op, done := 1, false; !done; op++ {
+		w := newWorld()
+		disk := fsx.NewMem()
+		ops := 0
+		disk.OnOp = func(fsx.Op) error {
+			if ops++; ops == op {
+				panic(errKilled)
+			}
+			return nil
+		}
+		var err error
+		if done, err = w.killed(disk); err != nil {
+			t.Fatal(err)
+		}
+		disk.OnOp = nil
+		if err := w.run(disk); err != nil {
+			t.Fatalf("killed at operation %d: the next process: %v", op, err)
+		}
+		if err := w.complete(disk.CrashClone()); err != nil {
+			t.Fatalf("killed at operation %d, then a crash: %v", op, err)
+		}
+	}
+}
+
+var errKilled = errors.New("killed")
+
+// killed runs until it is done or killed.
+func (w *world) killed(disk *fsx.Mem) (done bool, err error) {
+	defer func() {
+		if p := recover(); p != nil && p != errKilled {
+			panic(p)
+		}
+	}()
+	err = w.run(disk)
+	return true, err
+}
+
+// lying leaves out one kind of sync.
+type lying struct {
+	fsx.FS
+	noSyncDir, noDatasync, noSync bool
+}
+
+type lyingFile struct {
+	fsx.File
+	l lying
+}
+
+func (l lying) SyncDir(name string) error {
+	if l.noSyncDir {
+		return nil
+	}
+	return l.FS.SyncDir(name)
+}
+
+func (l lying) OpenRW(name string) (fsx.File, error) {
+	f, err := l.FS.OpenRW(name)
+	return lyingFile{f, l}, err
+}
+
+func (l lying) Create(name string, perm fs.FileMode) (fsx.File, error) {
+	f, err := l.FS.Create(name, perm)
+	if err != nil {
+		return nil, err
+	}
+	return lyingFile{f, l}, nil
+}
+
+func (f lyingFile) Sync() error {
+	if f.l.noSync {
+		return nil
+	}
+	return f.File.Sync()
+}
+
+func (f lyingFile) Datasync() error {
+	if f.l.noDatasync {
+		return nil
+	}
+	return f.File.Datasync()
+}
+
+// TestPowerCutsFindMissingSyncs shows that the test above would notice.
+func TestPowerCutsFindMissingSyncs(t *testing.T) {
+	for name, l := range map[string]lying{
+		"directory fsync": {noSyncDir: true},
+		"fdatasync":       {noDatasync: true},
+		"fsync":           {noSync: true},
+	} {
+		t.Run("without "+name, func(t *testing.T) {
+			wrap := func(f fsx.FS) fsx.FS { l := l; l.FS = f; return l }
+			if _, err := powerCuts(wrap, strict); err == nil {
+				t.Errorf("nothing was lost without %s", name)
+			} else {
+				t.Log(err)
+			}
+		})
+	}
+}
