@@ -12,6 +12,10 @@ import "encoding/binary"
 // before its main data: a CheckPoint of 88 bytes or a restore point of 72.
 const keptXLOG = 128
 
+// minFinish is the shortest body of a commit or abort: the head of the main
+// data and the time.
+const minFinish = 2 + 8
+
 // Operations of rmgrXact (access/xact.h): info bits 0x70.
 const (
 	opCommit         = 0x00
@@ -101,8 +105,8 @@ func (r *Record) keep(offset int64, p []byte) {
 // with a right CRC that is not complete is of a format unknown here.
 func (r *Record) complete() bool {
 	if r.isFinish() {
-		x := parseXact(r)
-		return x.short == 0 && !x.unknown
+		r.xact = parseXact(r)
+		return r.xact.short == 0 && !r.xact.unknown
 	}
 	return len(r.main()) >= r.mainLen()
 }
@@ -123,10 +127,13 @@ type xact struct {
 
 // parseXact follows ParseCommitRecord and ParseAbortRecord (xactdesc.c) over
 // the kept part of a body.
-func parseXact(r *Record) xact {
+func parseXact(r *Record) (x xact) {
+	if len(r.kept) < minFinish {
+		x.short = minFinish - len(r.kept)
+		return x
+	}
 	c := cursor{rest: r.kept}
 	c.skipFragments()
-	var x xact
 	var xinfo uint32
 	if r.Info&xactHasInfo != 0 {
 		head := c.take(8 + 4)
@@ -168,15 +175,14 @@ func (r *Record) Finish() (f Finish, ok bool) {
 	if !r.isFinish() {
 		return Finish{}, false
 	}
-	x := parseXact(r)
-	f = Finish{LSN: r.LSN, End: r.End, Time: timestamp(x.micros), XID: r.XID}
+	f = Finish{LSN: r.LSN, End: r.End, Time: timestamp(r.xact.micros), XID: r.XID}
 	switch r.Info & 0x70 {
 	case opAbort:
 		f.Abort = true
 	case opAbortPrepared:
-		f.Abort, f.XID = true, x.xid
+		f.Abort, f.XID = true, r.xact.xid
 	case opCommitPrepared:
-		f.XID = x.xid
+		f.XID = r.xact.xid
 	}
 	return f, true
 }

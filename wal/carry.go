@@ -32,7 +32,7 @@ func (s *Scanner) resume() error {
 	case s.cfg.Timeline == 0:
 		return fmt.Errorf("scan from %s: no timeline", s.pos)
 	}
-	s.rec.Major = s.cfg.Major
+	s.rec.Major, s.prev = s.cfg.Major, s.cfg.Prev
 	if c == nil {
 		return nil
 	}

@@ -245,9 +245,12 @@ func stored(t *testing.T, c *wal.Carry) *wal.Carry {
 
 func summaries(t *testing.T, s *stretch) {
 	var carry *wal.Carry
+	var prev wal.LSN
 	var total wal.Summary
 	for i, file := range s.files {
-		z := wal.NewSummarizer(s.config(i, carry, nil))
+		cfg := s.config(i, carry, nil)
+		cfg.Prev = prev
+		z := wal.NewSummarizer(cfg)
 		_ = z.Feed(file) // Finish returns the same error
 		sum, next, err := z.Finish()
 		want := expectSummary(s, i, sum.ValidEnd)
@@ -263,7 +266,7 @@ func summaries(t *testing.T, s *stretch) {
 		if err != nil {
 			break
 		}
-		carry = next
+		carry, prev = next, sum.LastRecord
 	}
 	if total.Records != int64(len(s.want)) {
 		t.Errorf("the summaries count %d records, pg_waldump %d", total.Records, len(s.want))

@@ -45,6 +45,7 @@ type Record struct {
 	Major    int // PostgreSQL's major version, by the magic of its last page
 
 	kept []byte // of the body what body.go says
+	xact xact   // what it says, if that is a commit or abort
 }
 
 func (r *Record) parseHeader(b []byte) {

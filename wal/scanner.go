@@ -23,6 +23,10 @@ type ScanConfig struct {
 	// Carry is what [Scanner.Carry] gave at Start, if it is known. Without it
 	// a record that continues from before Start is skipped unchecked.
 	Carry *Carry
+	// Prev is the start of the last record before Start, if that ended there
+	// and is known ([Summary.LastRecord] of the stretch before): the first
+	// record must follow it. Zero trusts the first record.
+	Prev LSN
 	// OnRecord is called for each record as soon as its last byte was fed. An
 	// error ends the scan. It may be nil.
 	OnRecord func(*Record) error
@@ -189,7 +193,7 @@ func (s *Scanner) enterPage(addr LSN, header []byte) {
 	case missing == 0 && continues && (h.rem == 0 || h.rem > maxRecord):
 		s.invalid(addr, "page continues a record by %d bytes", h.rem)
 	case missing == 0 && continues:
-		s.skip = h.rem
+		s.skip, s.prev = h.rem, 0
 		s.unknownCarry = true
 	}
 }

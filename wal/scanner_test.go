@@ -73,6 +73,28 @@ func TestCarryAtEveryPage(t *testing.T) {
 	}
 }
 
+// TestPrevAcrossBorder has segments that end with a record: nothing is carried,
+// and the link to the record before tells whether they belong together.
+func TestPrevAcrossBorder(t *testing.T) {
+	b := build(15)
+	last := b.switchWAL()
+	next := b.heap(10)
+	cfg := b.cfg
+	cfg.Start += testSegment
+	cfg.Prev = last.LSN
+	mustScan(t, cfg, b.buf[testSegment:])
+	cfg.Prev = last.LSN - 32
+	wantEnd(t, cfg, b.buf[testSegment:], next.LSN, false, "record follows one at "+last.LSN.String())
+
+	b = build(15)
+	b.heap(testSegment)
+	b.heap(10)
+	cfg.Prev = testStart // but a record that is not known comes between
+	if got := mustScan(t, cfg, b.buf[testSegment:]); !got.Unknown || len(got.Records) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestUnknownCarry(t *testing.T) {
 	b := build(15)
 	b.heap(100)
