@@ -119,8 +119,8 @@ func (b *builder) fill(left int) {
 	target := b.pos()&^8191 + 8192 - wal.LSN(left)
 	for b.pos() < target {
 		room := int(target - b.pos())
-		if room > 1000 {
-			room = 496
+		if room > 4000 {
+			room = 2000
 		}
 		b.heap(room - 24)
 	}

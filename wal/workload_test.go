@@ -15,7 +15,7 @@ import (
 // and many records across page and segment borders.
 func workload(t *testing.T, c *testkit.Cluster) {
 	t.Helper()
-	const manySubxacts = `DO $$ BEGIN FOR i IN 1..5000 LOOP
+	const manySubxacts = `DO $$ BEGIN FOR i IN 1..3000 LOOP
 		BEGIN INSERT INTO small VALUES (i); EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$;`
 	for _, sql := range []string{
 		"CREATE TABLE small (i int)",
