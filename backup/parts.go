@@ -131,7 +131,7 @@ func (w *partWriter) abort() error {
 		w.open = nil
 		p.aborted.Store(true)
 		p.pipe.CloseWithError(errAborted)
-		w.enc.Close() // ends its goroutines; it cannot write any more
+		_ = w.enc.Close() // ends its goroutines; it cannot write any more
 	}
 	return w.group.Wait()
 }
