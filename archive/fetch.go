@@ -165,29 +165,52 @@ func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (
 	if len(tails) == 0 {
 		return 0, a.noTail(ctx, id)
 	}
-	var failed error
+	failed := map[Piece]error{}
 	for {
-		best := -1
-		for i, p := range tails {
-			if p.From <= n && p.To > n && (best < 0 || p.To > tails[best].To) {
-				best = i
-			}
+		p, ok := furthest(tails, n, failed)
+		if !ok {
+			break
 		}
-		if best < 0 {
-			return n, failed
-		}
-		p := tails[best]
-		tails = append(tails[:best:best], tails[best+1:]...)
-		_, err := a.fetchPiece(ctx, p, io.NewOffsetWriter(w, p.From))
+		// What was verified already is not written again.
+		_, err := a.fetchPiece(ctx, p, &skipWriter{w: io.NewOffsetWriter(w, n), skip: n - p.From})
 		switch {
-		case errors.Is(err, ErrNotExist): // superseded since the listing
-			failed = errors.Join(failed, fmt.Errorf("get %s: the object was removed a moment ago", p.Name(a.identity.SegmentSize)))
+		case errors.Is(err, ErrNotExist): // removed since the listing
+			failed[p] = fmt.Errorf("get %s: the object was removed a moment ago", p.Name(a.identity.SegmentSize))
 		case err != nil:
-			failed = errors.Join(failed, err)
+			failed[p] = err
 		default:
-			n, failed = p.To, nil
+			n = p.To
 		}
 	}
+	for p, ferr := range failed {
+		if p.To > n {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return n, err
+}
+
+// furthest is the tail that continues at n, reaches furthest and did not fail.
+func furthest(tails []Piece, n int64, failed map[Piece]error) (best Piece, ok bool) {
+	for _, p := range tails {
+		if p.From <= n && p.To > max(n, best.To) && failed[p] == nil {
+			best, ok = p, true
+		}
+	}
+	return best, ok
+}
+
+// skipWriter drops the first skip bytes.
+type skipWriter struct {
+	w    io.Writer
+	skip int64
+}
+
+func (s *skipWriter) Write(p []byte) (int, error) {
+	drop := min(s.skip, int64(len(p)))
+	s.skip -= drop
+	n, err := s.w.Write(p[drop:])
+	return int(drop) + n, err
 }
 
 // noTail says why a segment has no tail: absence counts only if the complete
