@@ -129,14 +129,15 @@ func (r *Receiver) Run(ctx context.Context) error {
 	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 5*time.Second
 	defer r.board.state(Stopped)
 	for {
-		streamed, err := r.session(ctx)
+		began := time.Now()
+		err := r.session(ctx)
 		if r.final(err) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if streamed {
+		if time.Since(began) > wait.MaxInterval { // it had been good
 			wait.Reset()
 		}
 		if err == nil { // the end of a timeline: the next one at once

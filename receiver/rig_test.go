@@ -59,12 +59,9 @@ func newRig(t testing.TB, dir string, cfg Config, wrap func(Sink) Sink) *rig {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
-	held := make(chan struct{})
-	go func() { defer close(held); g.HoldSlot().Run(ctx) }()
 	go func() {
 		defer close(g.done)
 		g.err = g.Run(ctx)
-		<-held
 		if s := g.sink(); s != nil {
 			s.Close()
 		}

@@ -15,34 +15,34 @@ import (
 // which accepts connections and then hangs is given up.
 const setupTimeout = 30 * time.Second
 
-// session is one connection: it streams one timeline. streamed says whether
-// the server sent anything; a nil error, that the timeline has ended or ctx.
-func (r *Receiver) session(ctx context.Context) (streamed bool, err error) {
+// session is one connection: it streams one timeline. A nil error says that
+// this has ended, or ctx.
+func (r *Receiver) session(ctx context.Context) error {
 	r.board.connecting()
 	setup, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	conn, err := pg.ConnectReplication(setup, r.cfg.Options)
 	if err != nil {
-		return false, err
+		return err
 	}
 	// After the hijack this is a no-op.
 	defer conn.Close(context.WithoutCancel(ctx))
 	st, interval, err := r.prepare(setup, conn)
 	if err != nil {
-		return false, err
+		return err
 	}
 	s, err := r.open(conn, st, interval)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer s.conn.Close()
 	if err := s.run(ctx); err != nil {
-		return s.live, err
+		return err
 	}
 	if ctx.Err() == nil && (st.End == 0 || s.next != st.End) {
-		return s.live, fmt.Errorf("the server ended the stream of timeline %s at %s, not at its end", s.timeline, s.next)
+		return fmt.Errorf("the server ended the stream of timeline %s at %s, not at its end", s.timeline, s.next)
 	}
-	return s.live, nil
+	return nil
 }
 
 // prepare asks who the server is, refuses what must be refused, and decides
