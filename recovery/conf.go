@@ -29,9 +29,6 @@ func (p *Plan) Settings(command []string) []Setting {
 	list := []Setting{
 		{"restore_command", RestoreCommand(command)},
 		{"recovery_target_timeline", p.Timeline.String()},
-		{"recovery_target", ""}, {"recovery_target_time", ""}, {"recovery_target_lsn", ""},
-		{"recovery_target_xid", ""}, {"recovery_target_name", ""},
-		{"recovery_target_inclusive", "on"}, {"recovery_target_action", string(ActionPromote)},
 		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"},
 		{"archive_mode", "off"}, {"archive_command", ""},
 		{"synchronous_standby_names", ""}, {"primary_conninfo", ""}, {"primary_slot_name", ""},
@@ -47,33 +44,36 @@ func (p *Plan) Settings(command []string) []Setting {
 	if major >= 17 {
 		list = append(list, Setting{"sync_replication_slots", "off"}, Setting{"synchronized_standby_slots", ""})
 	}
-	set := func(name, value string) {
-		for i := range list {
-			if list[i].Name == name {
-				list[i].Value = value
-			}
-		}
-	}
-	t := p.Target
-	switch t.Kind {
-	case KindTime:
-		set("recovery_target_time", confTime(t.Time))
-	case KindLSN:
-		set("recovery_target_lsn", t.LSN.String())
-	case KindXID:
-		set("recovery_target_xid", fmt.Sprint(t.XID))
-	case KindName:
-		set("recovery_target_name", t.Name)
-	case KindImmediate:
-		set("recovery_target", "immediate")
+	return append(list, targetSettings(p.Target)...)
+}
+
+// targetSettings puts the target behind the empty settings: to PostgreSQL one
+// that is emptied after another was set counts as a second target.
+func targetSettings(t Target) []Setting {
+	action, inclusive := ActionPromote, "on"
+	if t.Action != "" {
+		action = t.Action
 	}
 	if t.Exclusive {
-		set("recovery_target_inclusive", "off")
+		inclusive = "off"
 	}
-	if t.Action != "" {
-		set("recovery_target_action", string(t.Action))
+	list := []Setting{{"recovery_target_action", string(action)}, {"recovery_target_inclusive", inclusive}}
+	values := map[Kind]string{
+		KindImmediate: "immediate", KindTime: confTime(t.Time), KindLSN: t.LSN.String(), KindXID: fmt.Sprint(t.XID), KindName: t.Name,
 	}
-	return list
+	var target []Setting
+	for _, kind := range []Kind{KindImmediate, KindTime, KindLSN, KindXID, KindName} {
+		name := "recovery_target_" + string(kind)
+		if kind == KindImmediate {
+			name = "recovery_target"
+		}
+		if kind == t.Kind {
+			target = []Setting{{name, values[kind]}}
+		} else {
+			list = append(list, Setting{name, ""})
+		}
+	}
+	return append(list, target...)
 }
 
 // confTime writes a time with its offset, so that the server's zone does not
