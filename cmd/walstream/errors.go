@@ -27,12 +27,16 @@ const (
 	exitInterrupted = 130 // by SIGINT or SIGTERM, with work left undone
 )
 
-// The exit codes of wal-get. PostgreSQL takes 1 for "not in the archive",
-// which may end recovery, and stops at anything above 125.
-const (
-	walGetAbsent  = 1
-	walGetTrouble = 200
-)
+// walGetTrouble is what wal-get returns for everything but a delivered file
+// (0) and a definite "there is no such file" (1), which may end recovery.
+// PostgreSQL stops at anything above 125.
+const walGetTrouble = 200
+
+// absentError is wal-get's definite answer.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
 
 // usageError marks errors of the command line.
 type usageError struct{ err error }
@@ -82,8 +86,12 @@ func exitCode(ctx context.Context, err error) int {
 
 // walGetCode maps every failure to trouble: only a definite "absent" may be 1.
 func walGetCode(err error) int {
-	if err == nil {
-		return exitDone
+	var absent *absentError
+	switch {
+	case err == nil:
+		return recovery.Delivered.ExitCode()
+	case errors.As(err, &absent):
+		return recovery.Absent.ExitCode()
 	}
 	return walGetTrouble
 }

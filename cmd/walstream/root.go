@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
@@ -22,7 +24,7 @@ type app struct {
 	environ        []string
 
 	configFile string
-	settings   map[string]*string // values of the flags that are settings, by key path
+	settings   map[string]*pflag.Flag // the flags that are settings, by key path
 	json       bool
 	quiet      bool
 	verbose    bool
@@ -43,12 +45,20 @@ func run(args []string, stdout, stderr io.Writer, environ []string) int {
 	return a.execute(ctx, walGet)
 }
 
-func (a *app) execute(ctx context.Context, walGet bool) int {
+func (a *app) execute(ctx context.Context, walGet bool) (code int) {
+	if walGet {
+		defer func() {
+			if p := recover(); p != nil { // a crash would be exit code 2: "not in the archive"
+				fmt.Fprintf(a.stderr, "walstream: crash: %v\n%s", p, debug.Stack())
+				code = walGetTrouble
+			}
+		}()
+	}
 	cmd, err := a.root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		err = asUsage(cmd, err)
 	}
-	code := exitCode(ctx, err)
+	code = exitCode(ctx, err)
 	if walGet {
 		code = walGetCode(err)
 	}
@@ -75,18 +85,25 @@ func (a *app) newRoot() *cobra.Command {
 	root.SetErr(a.stderr)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.configFile, "config", "c", "", "configuration file (default "+config.DefaultFile+", if it exists)")
-	a.settings = map[string]*string{}
-	for _, k := range config.Keys() {
-		if k.Flag != "" {
-			a.settings[k.Path] = flags.StringP(k.Flag, k.Short, k.Default, k.Help)
-		}
-	}
+	a.settings = map[string]*pflag.Flag{}
+	a.addSettings(flags, "")
 	flags.BoolVar(&a.json, "json", false, "print the result as JSON, log lines and errors too")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log only warnings and errors")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log more")
 	flags.BoolVar(&a.debug, "debug", false, "log everything, and show where an error comes from")
-	root.AddCommand(a.receiveCommand(), a.backupCommand(), a.listCommand(), a.statusCommand(), a.slotCommand(), a.markCommand(), a.configCommand(), a.versionCommand())
+	root.AddCommand(a.receiveCommand(), a.backupCommand(), a.restoreCommand(), a.walGetCommand(), a.listCommand(), a.statusCommand(), a.slotCommand(), a.markCommand(), a.configCommand(), a.versionCommand())
 	return root
+}
+
+// addSettings defines the flags of settings: those that all commands have for
+// command "", else those of one command.
+func (a *app) addSettings(flags *pflag.FlagSet, command string) {
+	for _, k := range config.Keys() {
+		if k.Flag != "" && k.Command == command {
+			flags.StringP(k.Flag, k.Short, k.Default, k.Help)
+			a.settings[k.Path] = flags.Lookup(k.Flag)
+		}
+	}
 }
 
 // group is a command that only holds others.
@@ -128,9 +145,9 @@ func (a *app) load() (*config.Loaded, error) {
 		return nil, err
 	}
 	src := config.Sources{File: a.configFile, DefaultFile: config.DefaultFile, Environ: a.environ, Dir: dir, Flags: map[string]string{}}
-	for _, k := range config.Keys() {
-		if k.Flag != "" && a.root.PersistentFlags().Changed(k.Flag) {
-			src.Flags[k.Path] = *a.settings[k.Path]
+	for path, f := range a.settings {
+		if f.Changed {
+			src.Flags[path] = f.Value.String()
 		}
 	}
 	loaded, err := config.Load(src)

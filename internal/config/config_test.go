@@ -94,6 +94,9 @@ func TestPrecedence(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := load(t, tc.src)
 			want := Value{Key: "slot", Value: tc.value, Origin: tc.origin}
+			if got := l.FromFlag("slot"); got != strings.HasPrefix(tc.origin, "flag") {
+				t.Errorf("FromFlag is %v", got)
+			}
 			if diff := cmp.Diff(want, l.value("slot")); diff != "" || l.Slot != tc.value {
 				t.Errorf("%s, slot %q", diff, l.Slot)
 			}

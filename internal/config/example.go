@@ -15,7 +15,7 @@ func Example() string {
 	for _, k := range Keys() {
 		names := k.Env()
 		if k.Flag != "" {
-			names += ", --" + k.Flag
+			names += strings.TrimSuffix(", --"+k.Flag+" of "+k.Command, " of ")
 		}
 		name, indent := k.Path, ""
 		head, leaf, nested := strings.Cut(k.Path, ".")

@@ -35,6 +35,7 @@ type Key struct {
 	Path    string // as in the file, levels separated by dots
 	Flag    string // empty when there is none
 	Short   string // one-letter flag
+	Command string // the only command with the flag; empty: all have it
 	Default string
 	Help    string // what it is, one line, for the flag and the example
 
@@ -72,7 +73,7 @@ func Keys() []Key {
 		{Path: "compression_level", Default: "fastest",
 			Help: "zstd effort: " + strings.Join(CompressionLevels(), ", "),
 			set:  func(c *Config, s string) error { return setChoice(&c.CompressionLevel, s, CompressionLevels()) }},
-		{Path: "restore_retry", Default: "15m",
+		{Path: "restore_retry", Flag: "restore-retry", Command: "wal-get", Default: "15m",
 			Help: "how long wal-get retries trouble before recovery stops",
 			set:  func(c *Config, s string) error { return setDuration(&c.RestoreRetry, s) }},
 	}

@@ -49,6 +49,16 @@ type Loaded struct {
 	Warnings []string
 }
 
+// FromFlag says whether the setting was given on the command line.
+func (l *Loaded) FromFlag(key string) bool {
+	for _, v := range l.Values {
+		if v.Key == key {
+			return strings.HasPrefix(v.Origin, "flag ")
+		}
+	}
+	return false
+}
+
 // Error lists everything that is wrong with a configuration.
 type Error struct {
 	Problems []string // each names its place and key

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/recovery"
+	"github.com/walstream/walstream/wal"
+)
+
+type restoreFlags struct {
+	time, lsn, xid, name string
+	immediate, exclusive bool
+	timeline, action     string
+	backup               string
+	tablespaces          []string
+	owner                string
+	jobs                 int
+	dryRun               bool
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use: "restore DIR", Short: "Restore the cluster into DIR, to the end of WAL or any moment before", Args: cobra.ExactArgs(1),
+		Long: `Restore a backup into DIR, which must be empty or absent, and prepare recovery to
+the target: start it with "pg_ctl -D DIR start". Without a target recovery goes
+to the end of WAL, including what only the spool (--spool) holds.
+
+What cannot be reached is refused before anything is written.`,
+		Example: `  walstream restore /srv/restored --target-time '2026-11-22 09:41' --dry-run
+  walstream restore /srv/restored --target-time '10 minutes ago'
+  walstream restore /srv/restored`,
+		RunE: a.runs(func(ctx context.Context, args []string) error { return a.restore(ctx, args[0], f) }),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.time, "target-time", "", "recover up to this time; without an offset it is local")
+	flags.StringVar(&f.lsn, "target-lsn", "", "recover up to this LSN")
+	flags.StringVar(&f.xid, "target-xid", "", "recover up to the end of this transaction")
+	flags.StringVar(&f.name, "target-name", "", "recover up to this restore point (walstream mark)")
+	flags.BoolVar(&f.immediate, "target-immediate", false, "recover to the end of the backup only")
+	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after it")
+	flags.StringVar(&f.timeline, "target-timeline", "latest", "timeline to recover along: latest, current or a number")
+	flags.StringVar(&f.action, "target-action", "", "what to do at the target: pause, promote or shutdown (default pause)")
+	flags.StringVar(&f.backup, "backup", "", "ID of the backup to use (default: the newest that reaches the target)")
+	flags.StringArrayVar(&f.tablespaces, "tablespace-map", nil, "put the tablespace at OLD to NEW instead, as OLD=NEW; may be repeated")
+	flags.StringVar(&f.owner, "owner", "", "as root: the user who shall own the files (default: the owner of DIR or its parent)")
+	flags.IntVar(&f.jobs, "jobs", 4, "parts to restore at the same time")
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show the plan, write nothing")
+	cmd.MarkFlagsMutuallyExclusive("target-time", "target-lsn", "target-xid", "target-name", "target-immediate")
+	return cmd
+}
+
+func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	target, err := f.target(time.Now())
+	if err != nil {
+		return &usageError{err}
+	}
+	conf, err := a.restoreConfig(ctx, c, dir, f)
+	if err != nil {
+		return err
+	}
+	plan, err := conf.Source.Plan(ctx, target)
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		if err := a.printPlan(plan, conf); err != nil {
+			return err
+		}
+		if err := plan.Check(conf); err != nil {
+			return err
+		}
+		return a.say("nothing was written; run without --dry-run to restore\n")
+	}
+	progress := term.NewProgress(a.stderr, conf.Log, "restore")
+	conf.Progress = progress.Set
+	if err := progress.While(ctx, func(ctx context.Context) error { return plan.Execute(ctx, conf) }); err != nil {
+		return err
+	}
+	if err := a.printPlan(plan, conf); err != nil {
+		return err
+	}
+	return a.say("%s", nextSteps(plan, conf.Dir))
+}
+
+// say prints to standard output what --json does not need.
+func (a *app) say(format string, args ...any) error {
+	if a.json {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.stdout, format, args...)
+	return err
+}
+
+func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f restoreFlags) (recovery.RestoreConfig, error) {
+	conf := recovery.RestoreConfig{Jobs: f.jobs, TablespaceMap: map[string]string{}, Log: a.logger(term.LogText)}
+	if f.jobs < 1 {
+		return conf, &usageError{fmt.Errorf("--jobs %d: want at least 1", f.jobs)}
+	}
+	for _, pair := range f.tablespaces {
+		from, to, ok := strings.Cut(pair, "=")
+		if !ok || !filepath.IsAbs(from) || !filepath.IsAbs(to) {
+			return conf, &usageError{fmt.Errorf("--tablespace-map %q: want OLD=NEW, both absolute paths", pair)}
+		}
+		conf.TablespaceMap[filepath.Clean(from)] = filepath.Clean(to)
+	}
+	var err error
+	if conf.Dir, err = filepath.Abs(dir); err != nil {
+		return conf, err
+	}
+	if f.owner != "" {
+		if conf.Owner, err = recovery.LookupOwner(f.owner); err != nil {
+			return conf, &usageError{fmt.Errorf("--owner %s: %w", f.owner, err)}
+		}
+	}
+	if conf.Source.Archive, err = a.openArchive(ctx, c); err != nil {
+		return conf, err
+	}
+	if conf.Source.Spool, err = a.spoolToRead(c); err != nil {
+		return conf, err
+	}
+	if conf.Source.Spool == "" {
+		conf.Log.Warn().Str("spool", c.SpoolDir).Msg("no spool there: commits that only a receiver has so far are not restored")
+	}
+	conf.Command, err = restoreCommand(c)
+	return conf, err
+}
+
+// restoreCommand is the wal-get that PostgreSQL will run, with every setting
+// that it needs.
+func restoreCommand(c *config.Loaded) ([]string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	command := []string{program, "wal-get"}
+	if c.File != "" {
+		command = append(command, "--config", c.File)
+	}
+	return append(command, "--archive", c.Archive, "--restore-retry", c.RestoreRetry.String()), nil
+}
+
+func (f restoreFlags) target(now time.Time) (recovery.Target, error) {
+	t := recovery.Target{Kind: recovery.KindEnd, Exclusive: f.exclusive, Backup: f.backup, Zone: time.Local}
+	var err, terr, aerr error
+	switch {
+	case f.time != "":
+		t.Kind = recovery.KindTime
+		t.Time, err = recovery.ParseTime(f.time, time.Local, now)
+	case f.lsn != "":
+		t.Kind = recovery.KindLSN
+		t.LSN, err = wal.ParseLSN(f.lsn)
+	case f.xid != "":
+		t.Kind = recovery.KindXID
+		t.XID, err = recovery.ParseXID(f.xid)
+	case f.name != "":
+		t.Kind, t.Name = recovery.KindName, f.name
+	case f.immediate:
+		t.Kind = recovery.KindImmediate
+	}
+	t.Timeline, terr = recovery.ParseTargetTimeline(f.timeline)
+	if f.action != "" {
+		t.Action, aerr = recovery.ParseAction(f.action)
+	}
+	if err := errors.Join(err, terr, aerr); err != nil {
+		return t, err
+	}
+	return t, t.Validate()
+}
