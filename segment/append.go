@@ -12,10 +12,10 @@ import (
 // Begin starts a stream of timeline tli at lsn, the start of a segment. WAL
 // that arrives again is compared with what the spool holds durably, what lies
 // behind that is replaced. It fails with a [*GapError] when WAL between the
-// spool's end and lsn is missing (see [Spool.Skip]), with a [*TimelineError]
-// when the spool holds WAL of a newer timeline, of one that is no ancestor of
-// tli, or when another timeline is still open. A timeline above 1 needs its
-// history saved.
+// spool's end and lsn is missing (see [Spool.Skip]), with an [*OrderError]
+// when lsn lies before what is held, with a [*TimelineError] when the spool
+// holds WAL of a newer timeline, of one that is no ancestor of tli, or when
+// another timeline is still open. A timeline above 1 needs its history saved.
 func (s *Spool) Begin(tli wal.Timeline, lsn wal.LSN) error { return s.begin(tli, lsn, false) }
 
 // Skip is [Spool.Begin] for a caller that has recorded the gap: WAL that the
@@ -68,16 +68,17 @@ func (s *Spool) follow(tli wal.Timeline, lsn wal.LSN) (wal.LSN, error) {
 		return 0, fmt.Errorf("spool %s: the history of timeline %s is not saved", s.dir, tli)
 	}
 	newest := s.newest()
-	end, any := s.held(tli)
+	end, _ := s.held(tli)
 	switch {
-	case newest == 0:
+	case newest == 0 || tli == s.tli && lsn == s.durable:
 		return lsn, nil
 	case tli < newest:
 		return 0, &TimelineError{Have: newest, Got: tli, Reason: "it is older"}
-	case tli == newest && any:
-		if lsn > end {
-			return 0, &GapError{Timeline: tli, Have: end, Got: lsn}
-		}
+	case tli == newest && lsn > end:
+		return 0, &GapError{Timeline: tli, Have: end, Got: lsn}
+	case tli == newest && lsn < s.unbroken(tli, end):
+		return 0, &OrderError{Timeline: tli, Want: s.unbroken(tli, end), Got: lsn}
+	case tli == newest:
 		return end, nil
 	}
 	fork, ok := s.saved[tli].parsed.EndOf(newest)
@@ -160,7 +161,7 @@ func (s *Spool) durableEnd() wal.LSN {
 }
 
 // compare checks bytes at s.next, all durable already, against the file that
-// holds them. What was released is in the archive and is not looked at again.
+// holds them. One that was released meanwhile is in the archive.
 func (s *Spool) compare(id ID, p []byte) error {
 	off := s.size.Offset(s.next)
 	src, err := s.openHeld(id, off+int64(len(p)))

@@ -27,24 +27,21 @@ func insideRecord(r io.ReaderAt, size Size) bool {
 	return info&firstIsContRecord != 0 && rem > room
 }
 
-// leadTo collects what held gives for the segments before id, back to the
-// first that does not lie inside a record, oldest first. It is nil when one of
-// them is not held.
-func leadTo[P any](id ID, held func(no uint64) (p P, inside, ok bool)) []P {
-	var lead []P
-	for no := id.No; no > 0; {
+// leadTo collects what held gives for the segments before id, oldest first,
+// back to the first that does not lie inside a record. It is not whole when
+// one of them is not held.
+func leadTo[P any](id ID, held func(no uint64) (p P, inside, ok bool)) (lead []P, whole bool) {
+	for no := id.No; no > 0 && !whole; {
 		no--
 		p, inside, ok := held(no)
 		if !ok {
-			return nil
+			break
 		}
 		lead = append(lead, p)
-		if !inside {
-			slices.Reverse(lead)
-			return lead
-		}
+		whole = !inside
 	}
-	return nil
+	slices.Reverse(lead)
+	return lead, whole
 }
 
 // chainEnd reads an unfinished segment and returns the end of the valid record

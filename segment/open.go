@@ -128,7 +128,6 @@ func (s *Spool) setPosition() {
 	if s.open != nil {
 		return // has set it
 	}
-	s.tli = 0
 	tli := s.newest()
 	end, _ := s.held(tli)
 	s.tli, s.durable, s.appended = tli, end, end

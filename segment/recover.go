@@ -121,8 +121,10 @@ func (s *Spool) recoverPartial(id ID) error {
 func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 	old := Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys}
 	var lead []Sealed
-	for _, p := range s.leadTo(id) {
-		lead = append(lead, p.Sealed)
+	if pieces, whole := s.leadTo(id); whole {
+		for _, p := range pieces {
+			lead = append(lead, p.Sealed)
+		}
 	}
 	end, sure, readErr := chainEnd(s.id, lead, old)
 	if !sure {

@@ -80,7 +80,7 @@ func (s *Spool) Release(p Sealed) error {
 func (s *Spool) sweep() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	needed := s.leadTo(At(s.tli, s.durable, s.size))
+	needed, _ := s.leadTo(At(s.tli, s.durable, s.size))
 	var all error
 	s.pieces = slices.DeleteFunc(s.pieces, func(p *piece) bool {
 		if !p.released || slices.Contains(needed, p) {
@@ -97,9 +97,8 @@ func (s *Spool) sweep() error {
 }
 
 // leadTo is the complete segments that a reader of segment id has to begin
-// with: those before it back to the first that does not lie wholly within a
-// record, oldest first. Nil when they are not all held. It needs mu.
-func (s *Spool) leadTo(id ID) []*piece {
+// with, as far as they are held, and whether they are. It needs mu.
+func (s *Spool) leadTo(id ID) ([]*piece, bool) {
 	history := s.historyOf(id.Timeline)
 	return leadTo(id, func(no uint64) (*piece, bool, bool) {
 		want := history.SegmentAt(ID{id.Timeline, no}.Start(s.size), s.size)

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/gofrs/flock"
@@ -96,10 +97,11 @@ func (s *Spool) Resume() (Position, bool) {
 	return Position{tli, end}, any
 }
 
-// newest is the newest timeline that is held or being received; zero when
-// there is none.
-func (s *Spool) newest() wal.Timeline {
-	newest := s.tli
+// newest is the newest timeline that is held; zero when there is none.
+func (s *Spool) newest() (newest wal.Timeline) {
+	if s.open != nil {
+		newest = s.open.id.Timeline
+	}
 	for _, p := range s.pieces {
 		newest = max(newest, p.ID.Timeline)
 	}
@@ -112,16 +114,24 @@ func (s *Spool) held(tli wal.Timeline) (end wal.LSN, any bool) {
 	if s.open != nil && s.open.id.Timeline == tli {
 		return s.durable, true
 	}
-	if tli == s.tli && tli != 0 {
-		// Within a segment only a remainder can vouch for the bytes.
-		end, any = s.size.Floor(s.durable), true
-	}
 	for _, p := range s.pieces {
 		if p.ID.Timeline == tli {
 			end, any = max(end, p.end(s.size)), true
 		}
 	}
 	return end, any
+}
+
+// unbroken is the start of the complete segments of tli that are held without
+// a hole up to the segment in which end lies.
+func (s *Spool) unbroken(tli wal.Timeline, end wal.LSN) wal.LSN {
+	start := s.size.Floor(end)
+	for _, p := range slices.Backward(s.pieces) {
+		if p.Complete && p.ID.Timeline == tli && p.end(s.size) == start {
+			start = p.ID.Start(s.size)
+		}
+	}
+	return start
 }
 
 // OpenSegment is the durable part of the segment that is being written; false

@@ -90,7 +90,11 @@ func (v *SpoolView) addSealed(fsys fsx.FS, p Sealed) error {
 // this spool does not read it, and recovery from elsewhere checks it itself.
 func (v *SpoolView) Valid(p Sealed) (Sealed, error) {
 	size := v.Identity.SegmentSize
-	end, _, err := chainEnd(v.Identity, v.leadTo(p.ID), p)
+	lead, whole := v.leadTo(p.ID)
+	if !whole {
+		lead = nil
+	}
+	end, _, err := chainEnd(v.Identity, lead, p)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("%s: %w", p.Path, err)
 	}
@@ -99,7 +103,7 @@ func (v *SpoolView) Valid(p Sealed) (Sealed, error) {
 }
 
 // leadTo is the complete segments with which a reader of segment id begins.
-func (v *SpoolView) leadTo(id ID) []Sealed {
+func (v *SpoolView) leadTo(id ID) ([]Sealed, bool) {
 	history := History{Timeline: id.Timeline}
 	if h, err := ParseHistory(id.Timeline, v.Histories[id.Timeline]); err == nil {
 		history = h

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -66,7 +65,7 @@ var theWorld = sync.OnceValue(func() *world {
 // snapshot is the world at this moment, for a test that goes on from here.
 func (w *world) snapshot() *world {
 	c := *w
-	c.acked, c.archived = maps.Clone(w.acked), maps.Clone(w.archived)
+	c.last, c.acked, c.archived = maps.Clone(w.last), maps.Clone(w.acked), maps.Clone(w.archived)
 	return &c
 }
 
@@ -270,11 +269,12 @@ func (w *world) holds(fsys fsx.FS, name string, want []byte) (bool, error) {
 		if !strings.HasPrefix(e.Name(), name) || strings.Contains(e.Name(), ".bad-") {
 			continue
 		}
-		body, err := fsx.ReadFile(fsys, spoolDir+"/"+e.Name())
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f, err := fsys.Open(spoolDir + "/" + e.Name())
+		if err != nil {
 			return false, err
 		}
-		if bytes.HasPrefix(body, want) {
+		body := make([]byte, len(want))
+		if _, err := f.ReadAt(body, 0); err == nil && bytes.Equal(body, want) {
 			return true, nil
 		}
 	}

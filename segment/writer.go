@@ -127,11 +127,11 @@ func fill(f io.Writer, src io.Reader, size int64) error {
 			return werr
 		}
 		size -= int64(n)
+		clear(buf[:n])
 		if err != nil {
 			src = nil
 		}
 	}
-	clear(buf)
 	for size > 0 {
 		n, err := f.Write(buf[:min(int64(len(buf)), size)])
 		if err != nil {

@@ -48,6 +48,9 @@ func newDir(perm fs.FileMode, now time.Time) *inode {
 
 // apply returns data after the change.
 func (w write) apply(data []byte) []byte {
+	if w.data != nil && w.off == int64(len(data)) {
+		return append(data, w.data...)
+	}
 	end := w.off + int64(len(w.data))
 	if grow := end - int64(len(data)); grow > 0 {
 		data = append(data, make([]byte, grow)...)
