@@ -150,6 +150,16 @@ func TestUnknownForms(t *testing.T) {
 	}
 }
 
+// TestCarryStaysSmall carries a record of interest that is far longer than what
+// is decoded of it.
+func TestCarryStaysSmall(t *testing.T) {
+	b := build(15)
+	b.record(rmgrXLOG, 0x70, 0, main(make([]byte, 20_000)))
+	for _, cut := range []int{8192, 16384} {
+		stored(t, mustScan(t, b.cfg, b.buf[:cut]).Carry)
+	}
+}
+
 // TestCarryWithoutBody has carries of a commit from which what was read of the
 // body is missing.
 func TestCarryWithoutBody(t *testing.T) {

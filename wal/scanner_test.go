@@ -141,6 +141,12 @@ func TestOverwrittenRecord(t *testing.T) {
 			if got := mustScan(t, cfg, b.buf[cut:]); len(got.Records) != 2 || got.Unknown {
 				t.Errorf("without the carry: %+v", got)
 			}
+			if n > 8192 { // the unknown record is torn in the page before
+				cfg.Start -= 8192
+				if got := mustScan(t, cfg, b.buf[cut-8192:]); len(got.Records) != 2 || !got.Unknown {
+					t.Errorf("without the carry, from the torn record on: %+v", got)
+				}
+			}
 		})
 	}
 }
@@ -190,6 +196,11 @@ func TestResetwalBeginsChain(t *testing.T) {
 	b.prev = 0
 	at := b.heap(10)
 	wantEnd(t, b.cfg, b.buf, at.LSN, false, "record follows one at 0/0")
+
+	b = build(15)
+	b.prev = testStart + 40 // itself
+	at = b.heap(10)
+	wantEnd(t, b.cfg, b.buf, at.LSN, false, "record follows one at 0/5000028")
 }
 
 func TestTimelineFork(t *testing.T) {
@@ -366,7 +377,14 @@ func TestBadConfig(t *testing.T) {
 		"100 is no wal_segment_size": func(c *wal.ScanConfig) { c.SegmentSize = 100 },
 		"does not fit":               func(c *wal.ScanConfig) { c.Carry.Head = c.Carry.Head[:7] },
 		"record at 0/5001FF1 does":   func(c *wal.ScanConfig) { c.Carry.Start++ },
-		"at 0/5001FF0 does not":      func(c *wal.ScanConfig) { c.Carry.Total++ },
+		"at 0/5001FF8 does not": func(c *wal.ScanConfig) {
+			*c.Carry = wal.Carry{Start: c.Start - 8, Total: 100, Have: 4, Head: []byte{100, 0, 0, 0}}
+		},
+		"at 0/5001FE0 does not": func(c *wal.ScanConfig) { // a resource manager that there is none of
+			*c.Carry = wal.Carry{Start: c.Start - 32, Total: 100, Have: 32, Head: append([]byte{100}, make([]byte, 23)...)}
+			c.Carry.Head[17] = 99
+		},
+		"at 0/5001FF0 does not": func(c *wal.ScanConfig) { c.Carry.Total++ },
 	} {
 		cfg := good.cfg
 		cfg.Start += 8192
