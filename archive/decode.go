@@ -28,11 +28,13 @@ func (o *object) corrupt(what, have, want string) error {
 	return &CorruptError{Object: o.name, What: what, Have: have, Want: want}
 }
 
+func (o *object) unknown(err error) error { return fmt.Errorf("get %s: %w", o.name, err) }
+
 // header reads the header frame.
 func (o *object) header() (*Header, error) {
 	head, err := o.r.Peek(headSize)
 	if err != nil && err != io.EOF {
-		return nil, err
+		return nil, o.unknown(err)
 	}
 	size, err := headerSize(o.name, head)
 	if err != nil {
@@ -41,7 +43,7 @@ func (o *object) header() (*Header, error) {
 	// No allocation by a length that may be damaged.
 	frame, err := io.ReadAll(io.LimitReader(o.r, size))
 	if err != nil {
-		return nil, err
+		return nil, o.unknown(err)
 	}
 	if int64(len(frame)) < size {
 		return nil, o.corrupt("size", fmt.Sprintf("%d bytes", len(frame)), "at least the header")
@@ -70,7 +72,7 @@ func (o *object) Read(p []byte) (int, error) {
 func (o *object) end() error {
 	b, err := io.ReadAll(o.r)
 	if err != nil {
-		return err
+		return o.unknown(err)
 	}
 	want := binary.LittleEndian.AppendUint32(nil, endMagic)
 	want = binary.LittleEndian.AppendUint32(want, endSize-8)
@@ -82,7 +84,7 @@ func (o *object) end() error {
 }
 
 // decode writes the plain bytes to w and verifies them and the object as a
-// whole. h is the object's header.
+// whole. h is the object's header. An error of w is returned as it is.
 func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
 	dec, err := d.get(o)
 	if err != nil {
@@ -98,16 +100,12 @@ func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
 	if err != nil && err != io.EOF {
 		return o.zstdError(err)
 	}
-	if n == want {
-		var more int
-		more, err = io.ReadFull(dec, make([]byte, 1))
-		n += int64(more)
-		if err != nil && err != io.EOF {
-			return o.zstdError(err)
-		}
+	more, err := io.ReadFull(dec, make([]byte, 1))
+	if err != nil && err != io.EOF {
+		return o.zstdError(err)
 	}
-	if n != want {
-		return o.corrupt("plain size", fmt.Sprintf("not %d bytes", want), fmt.Sprint(want))
+	if n += int64(more); n != want {
+		return o.corrupt("plain size", fmt.Sprintf("%d bytes or more", n), fmt.Sprintf("%d bytes", want))
 	}
 	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {
 		return o.corrupt("sha256", have, h.SHA256)
@@ -118,7 +116,7 @@ func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
 // zstdError tells a failure to read from damage.
 func (o *object) zstdError(err error) error {
 	if o.err != nil {
-		return fmt.Errorf("get %s: %w", o.name, o.err)
+		return o.unknown(o.err)
 	}
 	return o.corrupt("zstd stream", err.Error(), "what was stored")
 }

@@ -92,14 +92,14 @@ func (a *Archive) fetchPiece(ctx context.Context, p Piece, w io.Writer) (*Header
 	o := newObject(name, r)
 	h, err := o.header()
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
+		return nil, err
 	}
 	if err := a.check(p, h); err != nil {
 		return nil, err
 	}
 	first := &beginning{w: w}
 	if err := a.decoders.decode(o, h, first); err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
+		return nil, err
 	}
 	if p.From == 0 {
 		if err := a.checkPage(p, first.b); err != nil {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -254,5 +257,50 @@ func TestBefore(t *testing.T) {
 	}
 	if _, err := a.Before(ctx, segment.ID{Timeline: 3, No: 4}); !errors.Is(err, archive.ErrNotExist) {
 		t.Errorf("Before on a timeline without history: %v, want ErrNotExist", err)
+	}
+}
+
+// WAL of a real server is one chain from segment to segment.
+func TestRealWAL(t *testing.T) {
+	c := testkit.Start(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"wal_keep_size = 1GB"}})
+	c.Psql(t, "CREATE TABLE filler AS SELECT i, repeat('x', 500) FROM generate_series(1, 10000) i")
+	c.Psql(t, "SELECT pg_create_restore_point('here')")
+	c.Psql(t, "SELECT pg_switch_wal()")
+	c.Psql(t, "CHECKPOINT")
+	last, err := segment.ParseName(c.Psql(t, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"), testSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cluster segment.Identity
+	cluster.SegmentSize, cluster.MajorVersion = testSize, 15
+	if _, err := fmt.Sscan(c.Psql(t, "SELECT system_identifier FROM pg_control_system()"), &cluster.SystemIdentifier); err != nil {
+		t.Fatal(err)
+	}
+	a, err := archive.Pin(t.Context(), archive.NewMem(), cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before *archive.Header
+	points, n := 0, 0
+	for no := uint64(1); no < last.No; no++ {
+		p := archive.Piece{ID: segment.ID{Timeline: 1, No: no}, To: int64(testSize)}
+		data, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", p.ID.Name(testSize)))
+		if err != nil {
+			continue // removed before wal_keep_size counted
+		}
+		h := putPiece(t, a, p, data, before)
+		var got bytes.Buffer
+		if _, err := a.Fetch(t.Context(), p.ID, &got); err != nil || !bytes.Equal(got.Bytes(), data) {
+			t.Errorf("%s comes back changed: %v", p.ID.Name(testSize), err)
+		}
+		if before != nil && (h.UnknownCarry || h.RunningMax.Before(before.RunningMax)) {
+			t.Errorf("%s does not continue the one before: %+v", p.ID.Name(testSize), h)
+		}
+		points += len(h.RestorePoints)
+		before = h
+		n++
+	}
+	if n < 5 || points != 1 || !before.Switch {
+		t.Errorf("%d segments with %d restore points, the last ends in a switch: %v", n, points, before.Switch)
 	}
 }

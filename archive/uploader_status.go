@@ -46,7 +46,7 @@ func permanent(err error) bool {
 		broken   *BrokenError
 		foreign  *segment.ForeignError
 	)
-	return errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
+	return errors.Is(err, errNotBefore) || errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
 }
 
 // retry repeats op until it succeeds, fails for good, or ctx ends.

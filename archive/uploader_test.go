@@ -5,140 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// faulty is a store of which a test decides what fails, and that notes the
-// order of successful puts.
-type faulty struct {
-	*archive.Mem
-	onPut    func(name string) error // before a put
-	onDelete func(name string) error
-
-	mu   sync.Mutex
-	puts []string
-}
-
-func (f *faulty) Put(ctx context.Context, name string, body io.Reader) error {
-	if f.onPut != nil {
-		if err := f.onPut(name); err != nil {
-			return err
-		}
-	}
-	err := f.Mem.Put(ctx, name, body)
-	if err == nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.puts = append(f.puts, name)
-	}
-	return err
-}
-
-func (f *faulty) Delete(ctx context.Context, name string) error {
-	if f.onDelete != nil {
-		if err := f.onDelete(name); err != nil {
-			return err
-		}
-	}
-	return f.Mem.Delete(ctx, name)
-}
-
-// upload is a spool, an archive and an uploader between them.
-type upload struct {
-	t       *testing.T
-	spool   *segment.Spool
-	store   *faulty
-	a       *archive.Archive
-	up      *archive.Uploader
-	confirm []string // what OnConfirmed was told
-}
-
-func newUpload(t *testing.T) *upload {
-	t.Helper()
-	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: fsx.NewMem(), Identity: testCluster})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := &faulty{Mem: archive.NewMem()}
-	a, err := archive.Pin(t.Context(), store, testCluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &upload{t: t, spool: spool, store: store, a: a}
-	u.up = archive.NewUploader(archive.UploaderConfig{Archive: a, Source: spool, OnConfirmed: func(tli wal.Timeline, lsn wal.LSN) {
-		u.confirm = append(u.confirm, fmt.Sprintf("%s:%s", tli, lsn))
-	}})
-	return u
-}
-
-// receive puts all of g's WAL into the spool.
-func (u *upload) receive(g *walgen) {
-	u.t.Helper()
-	u.must(u.spool.Begin(g.tli, g.start))
-	u.must(u.spool.Append(g.tli, g.start, g.buf))
-	_, err := u.spool.Sync()
-	u.must(err)
-}
-
-func (u *upload) must(err error) {
-	u.t.Helper()
-	if err != nil {
-		u.t.Fatal(err)
-	}
-}
-
-// run uploads until nothing moves any more, then lets some time pass for
-// retries, and stops. It is called inside a synctest bubble.
-func (u *upload) run(d time.Duration) {
-	u.t.Helper()
-	ctx, cancel := context.WithCancelCause(u.t.Context())
-	done := errors.New("done")
-	result := make(chan error)
-	go func() { result <- u.up.Run(ctx) }()
-	synctest.Wait()
-	time.Sleep(d)
-	synctest.Wait()
-	cancel(done)
-	if err := <-result; !errors.Is(err, done) {
-		u.t.Errorf("Run: %v, want the cause of the end", err)
-	}
-}
-
-func (u *upload) objects() []string {
-	var names []string
-	for info, err := range u.store.List(u.t.Context(), "", "") {
-		u.must(err)
-		names = append(names, strings.TrimPrefix(info.Name, "wal/"))
-	}
-	return names
-}
-
-func (u *upload) wantConfirmed(want ...string) {
-	u.t.Helper()
-	if diff := cmp.Diff(want, u.confirm); diff != "" {
-		u.t.Errorf("confirmed (-want +got):\n%s", diff)
-	}
-}
-
-// waiting is what a new process would find in the spool to be archived.
-func (u *upload) waiting() int { return u.spool.Usage().Waiting }
 
 func TestUploader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -228,6 +107,12 @@ func TestUploaderConflict(t *testing.T) {
 		next.prev = g.prev
 		next.fill(1)
 		u.receive(next)
+		u.store.onPut = func(name string) error {
+			if strings.HasSuffix(name, "2.zst") {
+				time.Sleep(time.Minute) // the segments behind it could overtake it
+			}
+			return nil
+		}
 		u.run(time.Hour)
 		u.wantConfirmed("1:0/200000", "2:0/600000")
 		s := u.up.Status()
@@ -237,6 +122,9 @@ func TestUploaderConflict(t *testing.T) {
 		}
 		if u.waiting() != 3 {
 			t.Errorf("%d pieces wait, want those of the stopped timeline", u.waiting())
+		}
+		if _, err := u.a.Header(t.Context(), archive.Piece{ID: p.ID.Next(), To: p.To}); !errors.Is(err, archive.ErrNotExist) {
+			t.Errorf("WAL of ours behind another server's: %v, want ErrNotExist", err)
 		}
 		var got bytes.Buffer
 		if _, err := u.a.Fetch(t.Context(), p.ID, &got); err != nil || !bytes.Equal(got.Bytes(), data) {
