@@ -160,6 +160,24 @@ func TestCarryStaysSmall(t *testing.T) {
 	}
 }
 
+// TestCarryOfHalfHeader carries a record of whose header a part is known,
+// directly behind one of which the body was kept.
+func TestCarryOfHalfHeader(t *testing.T) {
+	b := build(15)
+	b.fill(16 + 24 + 16) // a commit takes 40 bytes
+	b.commit(1)
+	b.commit(2)
+	cfg := b.cfg
+	cfg.Start += 8192
+	cfg.Carry = stored(t, mustScan(t, b.cfg, b.buf[:8192]).Carry)
+	if len(cfg.Carry.Head) != 16 || len(cfg.Carry.Body) != 0 {
+		t.Errorf("carry %+v", cfg.Carry)
+	}
+	if got := mustScan(t, cfg, b.buf[8192:]); len(got.Records) != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestCarryWithoutBody has carries of a commit from which what was read of the
 // body is missing.
 func TestCarryWithoutBody(t *testing.T) {

@@ -36,7 +36,7 @@ func FuzzScanner(f *testing.F) {
 			t.Errorf("end %s of %d bytes from %s", whole.End, len(p), cfg.Start)
 		}
 		cut := wal.NewScanner(cfg)
-		var cutErr error
+		cutErr := cut.Feed(nil)
 		for rest := p; len(rest) > 0; {
 			n := min(len(rest), int(portion)+1)
 			cutErr = cut.Feed(rest[:n])

@@ -232,6 +232,8 @@ func (s *Scanner) feedSkip(p []byte) int {
 func (s *Scanner) feedHeader(p []byte) int {
 	if s.have == 0 {
 		s.rec.LSN = s.pos
+		s.rec.kept = s.rec.kept[:0]
+		s.crc = 0
 	}
 	n := copy(s.head[s.have:], p[:min(s.left, len(p))])
 	s.advance(n)
@@ -251,8 +253,6 @@ func (s *Scanner) feedHeader(p []byte) int {
 	if s.have < recordHeader {
 		return n
 	}
-	s.crc = 0
-	s.rec.kept = s.rec.kept[:0]
 	if s.rec.TotalLen == recordHeader {
 		s.complete()
 	}
