@@ -244,9 +244,11 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 	if err != nil {
 		return Trouble, fmt.Errorf("write: %s", err)
 	}
-	if err := fill(f); err != nil {
-		f.Close() // it is thrown away
+	defer func() { // to no effect when all went well
+		f.Close()
 		os.Remove(tmp)
+	}()
+	if err := fill(f); err != nil {
 		return Trouble, err
 	}
 	err = errors.Join(f.Sync(), f.Close())
@@ -257,7 +259,6 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 		err = syncPath(filepath.Dir(g.path))
 	}
 	if err != nil {
-		os.Remove(tmp)
 		return Trouble, fmt.Errorf("write: %s", err)
 	}
 	return Delivered, nil
