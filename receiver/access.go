@@ -65,7 +65,7 @@ func (a *sqlAccess) close() {
 // that allow no SQL: walsender takes over the flush position of a status.
 type protocolAccess struct{ h *HoldSlot }
 
-func (a *protocolAccess) read(ctx context.Context) (SlotState, error) {
+func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
 		return SlotState{}, err
@@ -77,7 +77,7 @@ func (a *protocolAccess) read(ctx context.Context) (SlotState, error) {
 // advance streams from the server's end, so that hardly any WAL comes. The
 // server would move the slot backward, or ahead of itself: both are prevented
 // here.
-func (a *protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
+func (a protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
 		return 0, err
@@ -87,11 +87,6 @@ func (a *protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, erro
 	if err != nil {
 		return 0, err
 	}
-	state, err := a.h.slot.read(ctx, conn)
-	if err != nil {
-		return 0, err
-	}
-	to = max(min(to, sys.FlushLSN), state.RestartLSN)
 	front := conn.Frontend()
 	front.Send(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT "%s" PHYSICAL %s TIMELINE %s`,
 		a.h.slot.Name, sys.FlushLSN, sys.Timeline)})
@@ -101,6 +96,12 @@ func (a *protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, erro
 	if err := await[*pgproto3.CopyBothResponse](ctx, conn); err != nil {
 		return 0, err
 	}
+	// From here on the slot is ours: nobody moves it after it was read.
+	state, err := a.read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	to = max(min(to, sys.FlushLSN), state.RestartLSN)
 	status := appendStatus(nil, to, to, time.Now(), false)
 	front.Send(&pgproto3.CopyData{Data: status[5:]}) // the driver frames it
 	front.Send(&pgproto3.CopyDone{})
@@ -127,4 +128,4 @@ func await[T pgproto3.BackendMessage](ctx context.Context, conn *pg.Conn) error 
 	}
 }
 
-func (a *protocolAccess) close() {} // its connections are short
+func (a protocolAccess) close() {} // its connections are short

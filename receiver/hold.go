@@ -25,7 +25,8 @@ type HoldSlot struct {
 	ready chan struct{} // closed by begin
 	wake  chan struct{} // Advance was called
 
-	access slotAccess // Run's alone
+	access slotAccess // Run's alone, like noSQL
+	noSQL  bool       // the server lets us use the replication protocol only
 
 	mu       sync.Mutex
 	identity segment.Identity
@@ -191,11 +192,15 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 	if h.access != nil {
 		return nil
 	}
+	if h.noSQL {
+		h.access = protocolAccess{h}
+		return nil
+	}
 	conn, err := pg.ConnectSQL(ctx, h.slot.Options)
 	if pg.Definite(err) && !errors.Is(err, pg.ErrStandby) {
 		h.log.Info().Err(err).Msg("no SQL for the slot, moving it by the replication protocol")
-		h.access = &protocolAccess{h: h}
-		return nil
+		h.noSQL = true
+		return h.connect(ctx)
 	}
 	if err != nil {
 		return err
@@ -228,8 +233,6 @@ func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
 func (h *HoldSlot) close() {
 	if h.access != nil {
 		h.access.close()
-	}
-	if _, sql := h.access.(*sqlAccess); sql { // by protocol: stay with it
 		h.access = nil
 	}
 }

@@ -3,16 +3,20 @@ package receiver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -28,6 +32,7 @@ var synchronous = testkit.Config{SegmentSizeMB: 1, Settings: []string{
 // synchronous standby, shuts down without waiting, and what we hold is byte
 // for byte what pg_receivewal got.
 func TestSynchronousStream(t *testing.T) {
+	t.Parallel()
 	c := testkit.Start(t, synchronous)
 	ref := receivewal(t, c)
 	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), nil)
@@ -174,6 +179,7 @@ func readFile(t *testing.T, name string) []byte {
 // TestServerCrash kills the server and starts it again: the stream goes on
 // where it was, and a restarted receiver too.
 func TestServerCrash(t *testing.T) {
+	t.Parallel()
 	cfg := synchronous
 	cfg.Durable = true
 	c := testkit.Start(t, cfg)
@@ -221,5 +227,131 @@ func checkAgainstServer(t *testing.T, c *testkit.Cluster, dir string) {
 	}
 	if n < 2 {
 		t.Errorf("only %d files were compared", n)
+	}
+}
+
+// TestSlowDiskKeepsConnection: a disk that hangs for longer than
+// wal_sender_timeout delays commits, but does not cost the connection.
+func TestSlowDiskKeepsConnection(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{Settings: append([]string{"wal_sender_timeout = 1s"}, synchronous.Settings...)})
+	release := make(chan struct{})
+	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), func(s Sink) Sink { return &stuckSink{Sink: s, sync: release} })
+	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
+	pid := c.Psql(t, "SELECT pid FROM pg_stat_replication")
+	committed := make(chan error, 1)
+	go func() {
+		_, err := c.Query("CREATE TABLE t (i int)")
+		committed <- err
+	}()
+	// Three times the timeout, and the commit waits.
+	select {
+	case err := <-committed:
+		t.Fatalf("the commit returned %v although nothing is durable", err)
+	case <-time.After(3 * time.Second):
+	}
+	if out := c.Psql(t, "SELECT pid, flush_lsn FROM pg_stat_replication"); out != pid+"|" {
+		t.Errorf("connection %s, want still %s, with nothing flushed", out, pid)
+	}
+	close(release)
+	if err := <-committed; err != nil {
+		t.Error(err)
+	}
+	if st := g.Status(); st.Reconnects != 0 {
+		t.Errorf("%+v", st)
+	}
+	g.stop()
+}
+
+// TestForeignCluster: a spool of another cluster is not touched.
+func TestForeignCluster(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{})
+	dir := spoolDir(t)
+	other := segment.Identity{SystemIdentifier: 4711, MajorVersion: 15, SegmentSize: 16 << 20}
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: dir, Identity: other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := spool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := readDir(t, dir)
+	var foreign *segment.ForeignError
+	if err := newRig(t, dir, rigConfig(c.Conninfo()), nil).ended(); !errors.As(err, &foreign) {
+		t.Errorf("Run returned %v", err)
+	}
+	if diff := cmp.Diff(before, readDir(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	if got := c.Psql(t, "SELECT count(*) FROM pg_replication_slots"); got != "0" {
+		t.Errorf("%s slots were made on the wrong server", got)
+	}
+}
+
+// TestRefusals: what only a person can mend ends Run at the first connection,
+// and a server that is down does not.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{})
+	c.Psql(t, "CREATE ROLE plain LOGIN")
+	for name, conninfo := range map[string]string{
+		"no REPLICATION": strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=plain"),
+		"no such role":   strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=nobody"),
+	} {
+		if err := newRig(t, spoolDir(t), rigConfig(conninfo), nil).ended(); !pg.Definite(err) {
+			t.Errorf("%s: Run returned %v", name, err)
+		}
+	}
+	c.Stop(syscall.SIGINT)
+	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), nil)
+	g.wait("a few tries", func(st Status) bool { return st.Reconnects > 1 && st.LastError != "" })
+	c.Start()
+	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
+	g.stop()
+}
+
+// TestFirstPosition: an empty spool begins behind the archive if that has
+// something, else at the slot.
+func TestFirstPosition(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, small)
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 50000) i")
+	slot := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
+	if _, err := slot.Create(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	st, err := slot.Show(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 50000)")
+	end := currentLSN(t, c)
+	first := func(dir string) segment.ID {
+		for _, name := range readDir(t, dir) {
+			if len(name) >= 24 {
+				if id, err := segment.ParseName(name[:24], mib); err == nil {
+					return id
+				}
+			}
+		}
+		return segment.ID{}
+	}
+	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), nil)
+	g.waitFlushed(end)
+	g.stop()
+	if got, want := first(g.dir), segment.At(1, st.RestartLSN, mib); got != want {
+		t.Errorf("began with %s, the slot is in %s", got.Name(mib), want.Name(mib))
+	}
+	cfg := rigConfig(c.Conninfo())
+	archived := segment.Size(mib).Floor(end - mib)
+	cfg.ArchiveResume = func(_ context.Context, h segment.History) (segment.Position, bool, error) {
+		return segment.Position{Timeline: h.Timeline, LSN: archived}, true, nil
+	}
+	g = newRig(t, spoolDir(t), cfg, nil)
+	g.waitFlushed(end)
+	g.stop()
+	if got, want := first(g.dir), segment.At(1, archived, mib); got != want {
+		t.Errorf("began with %s, the archive ends before %s", got.Name(mib), want.Name(mib))
 	}
 }

@@ -73,6 +73,7 @@ var small = testkit.Config{SegmentSizeMB: 1, Settings: []string{"autovacuum = of
 // TestFollowPromotion: the standby that takes over is ahead of what we have,
 // the old timeline is streamed to its end from the new primary.
 func TestFollowPromotion(t *testing.T) {
+	t.Parallel()
 	c := testkit.Start(t, small)
 	s := standby(t, c)
 	p := newProxy(t)
@@ -131,6 +132,7 @@ func checkTimelines(t *testing.T, s *testkit.Cluster, dir string, fork wal.LSN, 
 // TestAheadOfFork: the standby that takes over missed WAL that we have. It is
 // kept and reported, and the new timeline is followed.
 func TestAheadOfFork(t *testing.T) {
+	t.Parallel()
 	c := testkit.Start(t, small)
 	s := standby(t, c)
 	p := newProxy(t)
@@ -180,6 +182,7 @@ func TestAheadOfFork(t *testing.T) {
 // TestJumpTwoTimelines: two promotions happened while we were away, and the
 // last server lacks the history file between.
 func TestJumpTwoTimelines(t *testing.T) {
+	t.Parallel()
 	c := testkit.Start(t, small)
 	s, s2 := standby(t, c), standby(t, c)
 	p := newProxy(t)
@@ -218,5 +221,40 @@ func TestJumpTwoTimelines(t *testing.T) {
 		if !strings.Contains(names, prefix) {
 			t.Errorf("nothing of %s: %s", prefix, names)
 		}
+	}
+}
+
+// TestForkOnBorder: the server's timeline ends exactly where a segment does.
+func TestForkOnBorder(t *testing.T) {
+	t.Parallel()
+	cfg := small
+	// No record of the background writer behind the switch.
+	cfg.Settings = append([]string{"bgwriter_delay = 10s"}, cfg.Settings...)
+	c := testkit.Start(t, cfg)
+	s := standby(t, c)
+	p := newProxy(t)
+	p.point(t, c)
+	dir := spoolDir(t)
+	g := newRig(t, dir, rigConfig(p.conninfo()), nil)
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 100) i")
+	border := segment.Size(mib).Ceil(parseLSN(t, c.Psql(t, "SELECT pg_switch_wal()")))
+	g.waitFlushed(border)
+	caughtUp(t, s, border)
+	c.Stop(syscall.SIGQUIT)
+	tli, fork := promote(t, s)
+	if fork != border {
+		t.Fatalf("the fork is at %s, want %s", fork, border)
+	}
+	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 20000)")
+	p.point(t, s)
+	g.wait("the new timeline", func(st Status) bool { return st.State == Streaming && st.Timeline == tli })
+	g.waitFlushed(currentLSN(t, s))
+	if st := g.Status(); st.Orphan != nil || st.Alarm != "" {
+		t.Errorf("%+v", st)
+	}
+	g.stop()
+	names := strings.Join(readDir(t, dir), " ")
+	if strings.Contains(names, ".tail") || !strings.Contains(names, segment.At(tli, fork, mib).Name(mib)) {
+		t.Errorf("spool: %s", names)
 	}
 }

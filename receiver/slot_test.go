@@ -1,0 +1,245 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/wal"
+)
+
+func timeout(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestSlotNames(t *testing.T) {
+	for _, name := range []string{"", "Walstream", "a-b", "a b", `a"; DROP`, strings.Repeat("x", 64)} {
+		if err := checkSlotName(name); err == nil || len(hint.Of(err)) == 0 {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"walstream", "1", "physical", strings.Repeat("x", 63)} {
+		if err := checkSlotName(name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestSlotLife creates, shows and drops, with names that need quoting.
+func TestSlotLife(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{Settings: []string{"wal_level = logical"}})
+	ctx := timeout(t)
+	for _, name := range []string{"walstream", "9lives", "slot"} {
+		s := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: name}
+		if st, err := s.Show(ctx); err != nil || st.Exists || st.Holds() {
+			t.Errorf("before: %+v, %v", st, err)
+		}
+		for i, want := range []bool{true, false} {
+			if created, err := s.Create(ctx); err != nil || created != want {
+				t.Errorf("create %d: %v, %v", i, created, err)
+			}
+		}
+		st, err := s.Show(ctx)
+		if err != nil || !st.Holds() || st.WALStatus != "reserved" || st.Active {
+			t.Errorf("created: %+v, %v", st, err)
+		}
+		if got := c.Psql(t, "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '"+name+"'"); got != st.RestartLSN.String() {
+			t.Errorf("restart_lsn is %s, Show says %s", got, st.RestartLSN)
+		}
+		if err := s.Drop(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := s.Drop(ctx); pg.Code(err) != pg.CodeUndefinedObject {
+			t.Errorf("second drop: %v", err)
+		}
+	}
+
+	// A slot that was made without RESERVE_WAL holds nothing: replaced.
+	c.Psql(t, "SELECT pg_create_physical_replication_slot('idle')")
+	idle := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "idle"}
+	if created, err := idle.Create(ctx); err != nil || !created {
+		t.Errorf("a slot that holds nothing: %v, %v", created, err)
+	}
+	if st, err := idle.Show(ctx); err != nil || !st.Holds() {
+		t.Errorf("replaced: %+v, %v", st, err)
+	}
+
+	c.Psql(t, "SELECT pg_create_logical_replication_slot('logical', 'pgoutput')")
+	logical := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "logical"}
+	if _, err := logical.Show(ctx); err == nil || !strings.Contains(err.Error(), "logical") {
+		t.Errorf("show of a logical slot: %v", err)
+	}
+	cfg := rigConfig(c.Conninfo())
+	cfg.Slot = "logical"
+	if err := newRig(t, spoolDir(t), cfg, nil).ended(); err == nil || !strings.Contains(err.Error(), "logical") || len(hint.Of(err)) == 0 {
+		t.Errorf("receive with a logical slot: %v", err)
+	}
+}
+
+// TestHoldSlot: the slot stands still while WAL is streamed and moves with
+// Advance only, never beyond it and never back; it is made anew when it has
+// gone; by SQL and, where pg_hba allows none, by the replication protocol.
+func TestHoldSlot(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, small)
+	c.Psql(t, "CREATE TABLE t (i int)")
+	for _, way := range []string{"sql", "protocol"} {
+		t.Run(way, func(t *testing.T) {
+			if way == "protocol" {
+				allowOnlyReplication(t, c)
+			}
+			holdSlot(t, c, way)
+		})
+	}
+}
+
+// allowOnlyReplication leaves SQL to the user postgres.
+func allowOnlyReplication(t *testing.T, c *testkit.Cluster) {
+	c.Psql(t, "CREATE ROLE walstream LOGIN REPLICATION")
+	hba(t, c, "local replication walstream trust\nlocal all postgres trust\nlocal replication postgres trust\n")
+}
+
+func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
+	cfg := rigConfig(c.Conninfo())
+	if way == "protocol" {
+		cfg.Options.Conninfo = strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=walstream")
+	}
+	cfg.Slot, cfg.SlotInterval = "hold_"+way, 100*time.Millisecond
+	g := newRig(t, spoolDir(t), cfg, nil)
+	hold := g.HoldSlot()
+	ctx, cancel := context.WithCancel(timeout(t))
+	done := make(chan error, 1)
+	go func() { done <- hold.Run(ctx) }()
+	restart := func() wal.LSN {
+		return parseLSN(t, c.Psql(t, "SELECT coalesce(restart_lsn, '0/0') FROM pg_replication_slots WHERE slot_name = '"+cfg.Slot+"' UNION ALL SELECT '0/0' LIMIT 1"))
+	}
+	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
+	looked := func() {
+		from := time.Now()
+		testkit.Wait(t, "a look at the slot", func() (bool, string) {
+			st := hold.Status()
+			return st.Looked.After(from) && st.LastError == "", st.LastError
+		})
+	}
+
+	looked()
+	first := restart()
+	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 30000)")
+	end := currentLSN(t, c)
+	g.waitFlushed(end)
+	looked()
+	if got := restart(); got != first || first == 0 {
+		t.Errorf("the slot moved from %s to %s unasked", first, got)
+	}
+	archived := end - 8000
+	hold.Advance(archived)
+	testkit.Wait(t, "the slot to move", func() (bool, string) { return restart() == archived, restart().String() })
+	hold.Advance(first) // backward: ignored
+	looked()
+	if got := restart(); got != archived {
+		t.Errorf("the slot is at %s, want %s", got, archived)
+	}
+	// Another receiver of the cluster was faster: not moved back.
+	testkit.Wait(t, "our turn with the slot", func() (bool, string) {
+		_, err := c.Query("SELECT pg_replication_slot_advance('" + cfg.Slot + "', '" + (archived + 4000).String() + "')")
+		return err == nil, fmt.Sprint(err)
+	})
+	looked()
+	looked()
+	if got := restart(); got != archived+4000 {
+		t.Errorf("the slot is at %s, want the other's %s", got, archived+4000)
+	}
+
+	testkit.Wait(t, "our turn with the slot", func() (bool, string) {
+		_, err := c.Query("SELECT pg_drop_replication_slot('" + cfg.Slot + "')")
+		return err == nil, fmt.Sprint(err)
+	})
+	testkit.Wait(t, "a new slot", func() (bool, string) { return restart() != 0 && hold.Status().Recreated == 1, hold.Status().LastError })
+
+	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 30000)")
+	g.waitFlushed(currentLSN(t, c))
+	last := currentLSN(t, c)
+	hold.Advance(last) // the last move is made at the end
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if hold.noSQL != (way == "protocol") {
+		t.Errorf("the slot was not moved by %s", way)
+	}
+	if got := restart(); got != last {
+		t.Errorf("at the end the slot is at %s, want %s", got, last)
+	}
+	if g.Status().Reconnects != 0 {
+		t.Errorf("the stream suffered: %+v", g.Status())
+	}
+	g.stop()
+}
+
+// TestHoldSlotLost: the server gave up the slot's WAL because it had grown too
+// large.
+func TestHoldSlotLost(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{
+		"max_slot_wal_keep_size = 2MB", "max_wal_size = 32MB", "synchronous_commit = off"}})
+	cfg := rigConfig(c.Conninfo())
+	cfg.SlotInterval = 100 * time.Millisecond
+	g := newRig(t, spoolDir(t), cfg, nil)
+	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 150000) i")
+	c.Psql(t, "CHECKPOINT")
+	if got := c.Psql(t, "SELECT wal_status FROM pg_replication_slots"); got != "lost" {
+		t.Fatalf("the slot is %s, want it lost", got)
+	}
+	ctx, cancel := context.WithCancel(timeout(t))
+	done := make(chan error, 1)
+	go func() { done <- g.HoldSlot().Run(ctx) }()
+	testkit.Wait(t, "a new slot", func() (bool, string) {
+		st := g.HoldSlot().Status()
+		return st.Recreated == 1 && st.Holds(), st.LastError
+	})
+	if got := c.Psql(t, "SELECT wal_status FROM pg_replication_slots"); got != "reserved" {
+		t.Errorf("the new slot is %s", got)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHoldSlotMissing: without --create-slot a missing slot ends Run before
+// anything is opened, and says how to make one.
+func TestHoldSlotMissing(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, testkit.Config{})
+	cfg := rigConfig(c.Conninfo())
+	cfg.CreateSlot = false
+	g := newRig(t, spoolDir(t), cfg, nil)
+	err := g.ended()
+	if err == nil || !strings.Contains(strings.Join(hint.Of(err), " "), "walstream slot create") {
+		t.Errorf("Run returned %v", err)
+	}
+	if g.sink() != nil {
+		t.Error("the sink was opened")
+	}
+	if got := c.Psql(t, "SELECT count(*) FROM pg_replication_slots"); got != "0" {
+		t.Errorf("%s slots", got)
+	}
+
+	// Once it has been there, waiting for the server is right.
+	cfg.CreateSlot = true
+	g = newRig(t, spoolDir(t), cfg, nil)
+	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
+	c.Stop(syscall.SIGINT)
+	g.wait("a few tries", func(st Status) bool { return st.Reconnects > 2 })
+	g.stop()
+}
