@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -303,4 +304,43 @@ func TestRealWAL(t *testing.T) {
 	if n < 5 || points != 1 || !before.Switch {
 		t.Errorf("%d segments with %d restore points, the last ends in a switch: %v", n, points, before.Switch)
 	}
+}
+
+func BenchmarkSegment(b *testing.B) {
+	a, g := newArchive(b), newWAL(1, 1, 1)
+	g.fill(1)
+	p, data := g.segment(0)
+	h, err := a.Describe(p, bytes.NewReader(data), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("Describe", func(b *testing.B) {
+		b.SetBytes(int64(testSize))
+		for b.Loop() {
+			if _, err := a.Describe(p, bytes.NewReader(data), nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("Put", func(b *testing.B) {
+		b.SetBytes(int64(testSize))
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := a.Store().Delete(b.Context(), p.Name(testSize)); err != nil {
+				b.Fatal(err)
+			}
+			if err := a.PutSegment(b.Context(), p, h, bytes.NewReader(data), 0); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("Fetch", func(b *testing.B) {
+		b.SetBytes(int64(testSize))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := a.Fetch(b.Context(), p.ID, io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
