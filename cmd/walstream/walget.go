@@ -34,6 +34,9 @@ func (a *app) walGet(ctx context.Context, file, path string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := requireArchive(c); err != nil {
+		return err // waiting does not mend it
+	}
 	spool, err := a.spoolToRead(c)
 	if err != nil {
 		return err

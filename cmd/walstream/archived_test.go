@@ -1,0 +1,111 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+const mib = segment.MinSize
+
+// forked is timeline 3, which left 2 at 5.5 MiB, which left 1 at 3 MiB.
+var forked = segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 3 << 20}, {Timeline: 2, End: 11 << 19}}}
+
+func TestArchivedEndMovesOnlyWithoutHole(t *testing.T) {
+	type step struct {
+		tli  wal.Timeline
+		end  wal.LSN // in MiB
+		want wal.LSN // 0: the slot stays
+	}
+	for name, steps := range map[string][]step{
+		"in order":                          {{1, 1, 1}, {1, 2, 2}, {1, 3, 3}, {2, 4, 4}, {2, 5, 5}, {3, 6, 6}, {3, 7, 7}},
+		"the first is the oldest":           {{3, 9, 9}, {3, 10, 10}},
+		"a hole":                            {{1, 1, 1}, {1, 3, 0}, {2, 4, 0}},
+		"again":                             {{1, 2, 2}, {1, 1, 0}, {1, 2, 0}, {1, 3, 3}},
+		"behind the fork":                   {{1, 3, 3}, {1, 4, 0}, {1, 5, 0}, {2, 4, 4}},
+		"the fork's segment is the new one": {{2, 5, 5}, {2, 6, 0}, {3, 6, 6}},
+		"not on the way":                    {{4, 7, 0}, {3, 7, 7}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := archivedEnd{size: mib}
+			for _, s := range steps {
+				got, ok := e.confirm(forked, s.tli, s.end<<20)
+				if got != s.want<<20 || ok != (s.want != 0) {
+					t.Fatalf("timeline %s, %d MiB: %s %v, want %d MiB", s.tli, s.end, got, ok, s.want)
+				}
+			}
+		})
+	}
+}
+
+func TestArchivedEndShowsTails(t *testing.T) {
+	e := archivedEnd{size: mib}
+	e.begin(3 << 20)
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
+	if got := e.lsn(); got != 3<<20+100 {
+		t.Errorf("got %s", got)
+	}
+	e = archivedEnd{size: mib}
+	e.begin(2 << 20)
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
+	if got := e.lsn(); got != 2<<20 {
+		t.Errorf("a tail behind a hole counts: %s", got)
+	}
+}
+
+// pinned is an archive of a cluster with 1 MiB segments. Only its listing is
+// used, so the objects need no contents.
+func pinned(t *testing.T, names ...string) *archive.Archive {
+	t.Helper()
+	store := archive.NewMem()
+	a, err := archive.Pin(t.Context(), store, segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: mib})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := store.Put(t.Context(), name, strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+func object(tli wal.Timeline, no uint64) string {
+	return archive.SegmentName(segment.ID{Timeline: tli, No: no}, mib)
+}
+
+func tail(tli wal.Timeline, no uint64, from, to int64) string {
+	return archive.TailName(segment.ID{Timeline: tli, No: no}, mib, from, to)
+}
+
+func TestArchiveEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		objects []string
+		want    segment.Position
+	}{
+		"empty":               {nil, segment.Position{}},
+		"tails only":          {[]string{tail(1, 0, 0, 8)}, segment.Position{}},
+		"ancestor":            {[]string{object(1, 0), object(1, 1), tail(1, 2, 0, 8)}, segment.Position{Timeline: 1, LSN: 2 << 20}},
+		"behind the fork":     {[]string{object(1, 2), object(1, 3), object(1, 4)}, segment.Position{Timeline: 1, LSN: 3 << 20}},
+		"newest":              {[]string{object(1, 2), object(2, 3), object(3, 5), object(3, 6)}, segment.Position{Timeline: 3, LSN: 7 << 20}},
+		"the fork's old half": {[]string{object(2, 4), object(2, 5)}, segment.Position{Timeline: 2, LSN: 5 << 20}},
+		"another branch":      {[]string{object(4, 9), object(1, 0)}, segment.Position{Timeline: 1, LSN: 1 << 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, ok, err := archiveEnd(t.Context(), pinned(t, c.objects...), forked)
+			if err != nil || got != c.want || ok != (c.want != segment.Position{}) {
+				t.Errorf("%v %v %v, want %v", got, ok, err, c.want)
+			}
+		})
+	}
+}
+
+func TestArchivedUpToCountsTheTail(t *testing.T) {
+	a := pinned(t, object(3, 6), tail(3, 7, 0, 100), tail(3, 7, 0, 300), tail(3, 8, 0, 900))
+	if got, err := archivedUpTo(t.Context(), a, forked); err != nil || got != 7<<20+300 {
+		t.Errorf("%s %v", got, err)
+	}
+}
