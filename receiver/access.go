@@ -54,12 +54,7 @@ func (a *sqlAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
 	return wal.ParseLSN(rows[0][0])
 }
 
-func (a *sqlAccess) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	// Only politeness: the server notices a closed socket too.
-	_ = a.conn.Close(ctx)
-}
+func (a *sqlAccess) close() { a.conn.Done() }
 
 // protocolAccess moves the slot with a short stream of its own, for servers
 // that allow no SQL: walsender takes over the flush position of a status.
@@ -70,7 +65,7 @@ func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 	if err != nil {
 		return SlotState{}, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	return a.h.slot.read(ctx, conn)
 }
 
@@ -82,7 +77,7 @@ func (a protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	sys, err := conn.IdentifySystem(ctx)
 	if err != nil {
 		return 0, err

@@ -72,7 +72,7 @@ func (f *feedback) end() error {
 		return nil
 	}
 	f.open = false
-	return f.write(copyDone[:])
+	return f.write([]byte(copyDone))
 }
 
 // close makes send and end do nothing from now on.

@@ -3,6 +3,7 @@ package receiver
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -49,7 +50,7 @@ func (f *frameReader) next() (kind byte, body []byte, err error) {
 }
 
 func cut(err error, have int) error {
-	if err == io.EOF && have > 0 {
+	if errors.Is(err, io.EOF) && have > 0 {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -85,7 +86,7 @@ func parseKeepalive(body []byte) (serverEnd wal.LSN, reply bool, err error) {
 }
 
 // copyDone is the CopyDone message, the same in both directions.
-var copyDone = [...]byte{'c', 0, 0, 0, 4}
+const copyDone = "c\x00\x00\x00\x04"
 
 // appendQuery appends a Query message.
 func appendQuery(b []byte, command string) []byte {

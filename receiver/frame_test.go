@@ -123,7 +123,7 @@ func TestReadingDoesNotAllocate(t *testing.T) {
 // FuzzFrames: however the bytes arrive, the messages are the same as the
 // driver's, and nothing panics.
 func FuzzFrames(f *testing.F) {
-	f.Add(append(xlog(mib, testWAL(50)), copyDone[:]...))
+	f.Add(append(xlog(mib, testWAL(50)), copyDone...))
 	f.Add([]byte{'d', 0, 0, 0, 5, 'k'})
 	f.Add([]byte{'Z', 0, 0, 0, 5, 'I', 'd', 0xFF, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {

@@ -176,7 +176,7 @@ func (h *HoldSlot) recreate(ctx context.Context, was SlotState) (SlotState, erro
 	if err != nil {
 		return was, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	if err := h.slot.reserve(ctx, conn, was); err != nil {
 		return was, err
 	}
@@ -225,7 +225,8 @@ func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
 		err = id.Match("server "+conn.Address(), h.identity)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("slot %s: %w", h.slot.Name, err), conn.Close(ctx))
+		conn.Done()
+		return nil, fmt.Errorf("slot %s: %w", h.slot.Name, err)
 	}
 	return conn, nil
 }

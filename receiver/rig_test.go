@@ -2,9 +2,7 @@ package receiver
 
 import (
 	"context"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,16 +132,4 @@ func parseLSN(t testing.TB, text string) wal.LSN {
 		t.Fatal(err)
 	}
 	return lsn
-}
-
-// hba replaces pg_hba.conf.
-func hba(t testing.TB, c *testkit.Cluster, lines string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(c.DataDir, "pg_hba.conf"), []byte(lines), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const loaded = "reloading configuration files"
-	before := strings.Count(c.Log(), loaded)
-	c.Reload()
-	testkit.Wait(t, "the reload", func() (bool, string) { return strings.Count(c.Log(), loaded) > before, c.Log() })
 }

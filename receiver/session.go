@@ -25,8 +25,7 @@ func (r *Receiver) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// After the hijack this is a no-op.
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.Done()
 	st, interval, err := r.prepare(setup, conn)
 	if err != nil {
 		return err
@@ -35,7 +34,7 @@ func (r *Receiver) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.conn.Close()
+	defer func() { _ = s.conn.Close() }() // all that mattered has been answered
 	if err := s.run(ctx); err != nil {
 		return err
 	}

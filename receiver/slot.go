@@ -50,7 +50,7 @@ func (s Slot) Show(ctx context.Context) (SlotState, error) {
 	}
 	conn, err := pg.ConnectSQL(ctx, s.Options)
 	if err == nil {
-		defer conn.Close(ctx)
+		defer conn.Done()
 		return s.readSQL(ctx, conn)
 	}
 	if !pg.Definite(err) {
@@ -59,7 +59,7 @@ func (s Slot) Show(ctx context.Context) (SlotState, error) {
 	if conn, err = pg.ConnectReplication(ctx, s.Options); err != nil {
 		return SlotState{}, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	return s.read(ctx, conn)
 }
 
@@ -74,7 +74,7 @@ func (s Slot) Create(ctx context.Context) (created bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	state, err := s.read(ctx, conn)
 	if err != nil {
 		return false, err
@@ -92,7 +92,7 @@ func (s Slot) Drop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer conn.Done()
 	return s.drop(ctx, conn)
 }
 
@@ -108,7 +108,7 @@ func (s Slot) read(ctx context.Context, conn *pg.Conn) (SlotState, error) {
 		if err != nil {
 			return SlotState{}, fmt.Errorf("look at slot %s: %w", s.Name, err)
 		}
-		defer sql.Close(ctx)
+		defer sql.Done()
 		return s.readSQL(ctx, sql)
 	}
 	rows, err := conn.Rows(ctx, `READ_REPLICATION_SLOT "`+s.Name+`"`)

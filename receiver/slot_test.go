@@ -105,7 +105,7 @@ func TestHoldSlot(t *testing.T) {
 // allowOnlyReplication leaves SQL to the user postgres.
 func allowOnlyReplication(t *testing.T, c *testkit.Cluster) {
 	c.Psql(t, "CREATE ROLE walstream LOGIN REPLICATION")
-	hba(t, c, "local replication walstream trust\nlocal all postgres trust\nlocal replication postgres trust\n")
+	c.Allow("local replication walstream trust", "local all postgres trust", "local replication postgres trust")
 }
 
 func holdSlot(t *testing.T, c *testkit.Cluster, way string) {

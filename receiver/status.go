@@ -11,6 +11,7 @@ import (
 // State is what a receiver is doing.
 type State string
 
+// What a receiver can be doing.
 const (
 	Connecting State = "connecting"
 	Streaming  State = "streaming"

@@ -337,7 +337,7 @@ func TestStopAcknowledgesAll(t *testing.T) {
 	g.stop()
 	mu.Lock()
 	defer mu.Unlock()
-	if last.flush != mib+77 || left != errCopyDone {
+	if last.flush != mib+77 || !errors.Is(left, errCopyDone) {
 		t.Errorf("the last status was %+v, then %v", last, left)
 	}
 }

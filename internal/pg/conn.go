@@ -139,6 +139,14 @@ func refuseStandby(ctx context.Context, c *Conn) error {
 	return nil
 }
 
+// Done closes the connection, politely if that takes no longer than a second:
+// the server notices a closed socket too. After Hijack it does nothing.
+func (c *Conn) Done() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.PgConn.Close(ctx) // nothing was left to be said
+}
+
 // Address is where the connection leads.
 func (c *Conn) Address() string { return c.PgConn.Conn().RemoteAddr().String() }
 

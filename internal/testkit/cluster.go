@@ -91,6 +91,19 @@ func (c *Cluster) Configure(lines ...string) {
 // Reload makes the server read its configuration again.
 func (c *Cluster) Reload() { c.Signal(syscall.SIGHUP) }
 
+// Allow replaces pg_hba.conf and waits until the server goes by it.
+func (c *Cluster) Allow(lines ...string) {
+	c.t.Helper()
+	name := filepath.Join(c.DataDir, "pg_hba.conf")
+	if err := os.WriteFile(name, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	const loaded = "reloading configuration files"
+	before := strings.Count(c.Log(), loaded)
+	c.Reload()
+	Wait(c.t, "the reload", func() (bool, string) { return strings.Count(c.Log(), loaded) > before, c.Log() })
+}
+
 // Launch starts the server without waiting for it.
 func (c *Cluster) Launch() {
 	c.t.Helper()
