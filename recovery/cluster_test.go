@@ -3,10 +3,8 @@ package recovery
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -194,24 +192,15 @@ func (r *rig) restore(t *testing.T, target Target, spool string) (*Plan, *testki
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := r.locations(p)
 	cfg.TablespaceMap = map[string]string{}
-	for _, loc := range old {
-		cfg.TablespaceMap[loc] = filepath.Join(filepath.Dir(dir), filepath.Base(loc))
+	for _, ts := range p.Backup.Tablespaces {
+		cfg.TablespaceMap[ts.Location] = filepath.Join(filepath.Dir(dir), filepath.Base(ts.Location))
 	}
 	if err := p.Execute(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Own(t, r.dir) // the archive was written by whoever runs the tests
 	return p, testkit.Adopt(t, dir)
-}
-
-func (r *rig) locations(p *Plan) []string {
-	var locations []string
-	for _, ts := range p.Backup.Tablespaces {
-		locations = append(locations, ts.Location)
-	}
-	return locations
 }
 
 // step is a row and where it can be stopped at.
@@ -254,17 +243,3 @@ func waitPromoted(t *testing.T, c *testkit.Cluster) {
 		return err == nil && state == "f", fmt.Sprintf("%s %v\n%s", state, err, c.Log())
 	})
 }
-
-func readAll(t *testing.T, r io.Reader, err error) []byte {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return body
-}
-
-func lines(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }

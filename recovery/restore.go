@@ -49,7 +49,7 @@ const (
 	controlFile = "global/pg_control"
 )
 
-// Settings is the recovery configuration that Execute will write.
+// SettingsIn is the recovery configuration that Execute will write.
 func (p *Plan) SettingsIn(cfg RestoreConfig) []Setting {
 	return p.Settings(append(cfg.Command[:len(cfg.Command):len(cfg.Command)], "--spool", SideDir(cfg.Dir)))
 }

@@ -1,0 +1,81 @@
+package recovery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
+)
+
+// What only the spool has is copied; what an earlier restore left is kept.
+func TestExecuteCopiesSpool(t *testing.T) {
+	m := newMade(t)
+	m.put(t)
+	cfg := m.config(t)
+	cfg.Source.Spool = t.TempDir()
+	body := generateWAL(1, 1, 2)
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: cfg.Source.Spool, Identity: testCluster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	if err := errors.Join(spool.Begin(1, 0x100000), spool.Append(1, 0x100000, body[:0x180000])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spool.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m.plan.Need, m.plan.End = 0x270000, 0x270000
+	m.plan.WAL = []Range{{Timeline: 1, First: seg(1, 1), Last: seg(1, 2)}}
+	m.plan.SpoolOnly = []SpoolPiece{{Segment: seg(1, 1), Complete: true, End: 0x200000}, {Segment: seg(1, 2), End: 0x270000}}
+	write(t, filepath.Join(SideDir(cfg.Dir), "precious"))
+	if err := m.plan.Execute(context.Background(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(SideDir(cfg.Dir) + ".old/precious"); err != nil {
+		t.Errorf("an earlier side directory was not kept: %v", err)
+	}
+	g := &getter{dir: t.TempDir(), spool: SideDir(cfg.Dir)}
+	g.expect(t, m.store, seg(1, 1), Delivered, body[:testSize])
+	if out, err := g.ask(m.store, seg(1, 2)); out != Delivered {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(g.target())
+	if err != nil || !bytes.Equal(have[:0x70000], body[0x100000:0x170000]) {
+		t.Errorf("the beginning of the unfinished segment is not what the spool held: %v", err)
+	}
+
+	// More than the spool holds cannot have been planned.
+	m.plan.Need = 0x290000
+	cfg.Dir += "2"
+	cfg.TablespaceMap[m.space(t)] += "2"
+	if err := m.plan.Execute(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), seg(1, 2)) {
+		t.Errorf("%v, want an error that names the segment", err)
+	}
+}
+
+func TestOwner(t *testing.T) {
+	dir := t.TempDir()
+	want := &Owner{1, 2}
+	if o, err := ownerFor(RestoreConfig{Dir: dir, Owner: want}); err != nil || o != want {
+		t.Errorf("%v, %v", o, err)
+	}
+	if _, err := LookupOwner("no-such-user-anywhere"); err == nil || len(hint.Of(err)) == 0 {
+		t.Errorf("%v", err)
+	}
+	if os.Getuid() != 0 {
+		return
+	}
+	if err := os.Chown(dir, 65534, 65533); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := ownerFor(RestoreConfig{Dir: filepath.Join(dir, "data")}); err != nil || o == nil || *o != (Owner{65534, 65533}) {
+		t.Errorf("by the parent: %v, %v", o, err)
+	}
+}
