@@ -152,10 +152,7 @@ func (h History) StartOf(tli wal.Timeline) (wal.LSN, bool) {
 // Contains says whether position lsn of timeline tli lies on the way to
 // h.Timeline. The end of an ancestor is still on it.
 func (h History) Contains(tli wal.Timeline, lsn wal.LSN) bool {
-	if tli == h.Timeline {
-		start, _ := h.StartOf(tli)
-		return lsn >= start
-	}
-	end, ok := h.EndOf(tli)
-	return ok && lsn <= end
+	start, ok := h.StartOf(tli)
+	end, ended := h.EndOf(tli)
+	return ok && lsn >= start && (!ended || lsn <= end)
 }

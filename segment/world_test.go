@@ -140,7 +140,9 @@ func (w *world) sync(s *segment.Spool, tli wal.Timeline, sent wal.LSN) error {
 	if durable < sent {
 		return fmt.Errorf("timeline %s: durable %s after Sync, sent %s", tli, durable, sent)
 	}
-	w.acked[tli] = max(w.acked[tli], durable)
+	if durable > w.streams[tli].base { // at its base nothing came yet
+		w.acked[tli] = max(w.acked[tli], durable)
+	}
 	return nil
 }
 
