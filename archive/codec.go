@@ -34,7 +34,7 @@ const (
 	chunk  = 128 << 10
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Level is how hard segments are compressed. The zero Level is fastest.
 type Level int
@@ -101,7 +101,7 @@ func marshalHeader(h *Header) ([]byte, error) {
 }
 
 func headerCRC(head, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(head[:headSize-4], castagnoli), castagnoli, body)
+	return crc32.Update(crc32.Checksum(head[:headSize-4], castagnoli()), castagnoli(), body)
 }
 
 // headerSize is the size of the whole header frame of object name, of which
@@ -176,7 +176,7 @@ func (f writerFunc) Write(p []byte) (int, error) {
 }
 
 func (r *encoder) emit(p []byte) {
-	r.crc = crc32.Update(r.crc, castagnoli, p)
+	r.crc = crc32.Update(r.crc, castagnoli(), p)
 	r.out.Write(p)
 }
 

@@ -3,6 +3,8 @@ package archive_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -195,6 +197,20 @@ func TestMisplaced(t *testing.T) {
 	if _, err := foreign.Fetch(t.Context(), id, io.Discard); !errors.As(err, &fe) {
 		t.Errorf("another cluster's segment: %v, want a *ForeignError", err)
 	}
+}
+
+// An object whose digests agree is still no segment if it holds no WAL of it.
+func TestOtherWAL(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 5, 1)
+	g.fill(1)
+	_, data := g.segment(0)
+	p := archive.Piece{ID: segment.ID{Timeline: 1, No: 6}, To: int64(testSize)}
+	sum := sha256.Sum256(data)
+	h := &archive.Header{Identity: testCluster, Timeline: 1, StartLSN: p.ID.Start(testSize), To: p.To, SHA256: hex.EncodeToString(sum[:])}
+	if err := a.PutSegment(t.Context(), p, h, bytes.NewReader(data), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantCorrupt(t, a, p.ID, "the WAL of another segment")
 }
 
 // The headers of segments with many restore points do not fit the first read.

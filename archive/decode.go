@@ -28,12 +28,18 @@ func (o *object) corrupt(what, have, want string) error {
 	return &CorruptError{Object: o.name, What: what, Have: have, Want: want}
 }
 
+// broken says whether err is more than the end of a stream. A wrapped io.EOF is:
+// it comes from a connection that ended too early.
+func broken(err error) bool {
+	return err != nil && err != io.EOF //nolint:errorlint // see above
+}
+
 func (o *object) unknown(err error) error { return fmt.Errorf("get %s: %w", o.name, err) }
 
 // header reads the header frame.
 func (o *object) header() (*Header, error) {
 	head, err := o.r.Peek(headSize)
-	if err != nil && err != io.EOF {
+	if broken(err) {
 		return nil, o.unknown(err)
 	}
 	size, err := headerSize(o.name, head)
@@ -48,14 +54,14 @@ func (o *object) header() (*Header, error) {
 	if int64(len(frame)) < size {
 		return nil, o.corrupt("size", fmt.Sprintf("%d bytes", len(frame)), "at least the header")
 	}
-	o.crc = crc32.Checksum(frame, castagnoli)
+	o.crc = crc32.Checksum(frame, castagnoli())
 	return parseHeader(o.name, frame)
 }
 
 // Read implements [io.Reader] for the zstd frames with the contents.
 func (o *object) Read(p []byte) (int, error) {
 	b, err := o.r.Peek(min(len(p)+endSize, chunk))
-	if err != nil && err != io.EOF {
+	if broken(err) {
 		o.err = err
 		return 0, err
 	}
@@ -63,7 +69,7 @@ func (o *object) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(p, b[:len(b)-endSize])
-	o.crc = crc32.Update(o.crc, castagnoli, p[:n])
+	o.crc = crc32.Update(o.crc, castagnoli(), p[:n])
 	_, err = o.r.Discard(n)
 	return n, err
 }
@@ -97,11 +103,11 @@ func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
 	if out.err != nil {
 		return out.err
 	}
-	if err != nil && err != io.EOF {
+	if broken(err) {
 		return o.zstdError(err)
 	}
 	more, err := io.ReadFull(dec, make([]byte, 1))
-	if err != nil && err != io.EOF {
+	if broken(err) {
 		return o.zstdError(err)
 	}
 	if n += int64(more); n != want {

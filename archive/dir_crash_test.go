@@ -75,8 +75,11 @@ func checkCrash(fsys fsx.FS, stored map[string]bool) error {
 		}
 		body, err := io.ReadAll(r)
 		r.Close()
-		if err != nil || !bytes.Equal(body, crashBody(info.Name)) {
-			return fmt.Errorf("%s holds %d wrong bytes, %v", info.Name, len(body), err)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(body, crashBody(info.Name)) {
+			return fmt.Errorf("%s holds %d bytes, not what was stored", info.Name, len(body))
 		}
 		found[info.Name] = true
 	}

@@ -101,6 +101,24 @@ func TestDirUnmounted(t *testing.T) {
 	}
 }
 
+// A file system that goes away while an object is stored took the object along.
+func TestDirUnmountedDuringPut(t *testing.T) {
+	root := t.TempDir()
+	fault := &faultFS{FS: fsx.OS{}}
+	d := openDir(t, archive.DirConfig{Path: root, FS: fault})
+	if err := d.Put(t.Context(), "walstream.json", strings.NewReader("{}")); err != nil {
+		t.Fatal(err)
+	}
+	fault.linked = func() {
+		if err := os.Remove(filepath.Join(root, "walstream.json")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.Put(t.Context(), "wal/1", strings.NewReader("x")); err == nil || errors.Is(err, archive.ErrExists) {
+		t.Errorf("Put: %v, want an error", err)
+	}
+}
+
 func TestDirLeftovers(t *testing.T) {
 	root := t.TempDir()
 	d := openDir(t, archive.DirConfig{Path: root})
@@ -141,13 +159,18 @@ func TestDirLeftovers(t *testing.T) {
 type faultFS struct {
 	fsx.FS
 	link, sync, create error
+	linked             func() // after a link was made
 }
 
 func (f faultFS) Link(o, n string) error {
 	if f.link != nil {
 		return &os.LinkError{Op: "link", Old: o, New: n, Err: f.link}
 	}
-	return f.FS.Link(o, n)
+	err := f.FS.Link(o, n)
+	if f.linked != nil {
+		f.linked()
+	}
+	return err
 }
 
 func (f faultFS) SyncDir(name string) error {

@@ -60,7 +60,7 @@ func (a *Archive) read(ctx context.Context, name string, n int64) ([]byte, error
 func (a *Archive) check(p Piece, h *Header) error {
 	size := a.identity.SegmentSize
 	name := p.Name(size)
-	if err := h.Identity.Match(name, a.identity.Identity); err != nil {
+	if err := h.Match(name, a.identity.Identity); err != nil {
 		return err
 	}
 	have := Piece{ID: segment.At(h.Timeline, h.StartLSN, size), Tail: p.Tail, From: h.From, To: h.To, StoredSize: p.StoredSize}

@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -125,6 +126,10 @@ func TestDescribeRefuses(t *testing.T) {
 	noCross.prev = seam.start + 0x100
 	noCross.fill(1)
 
+	huge := newWAL(2, 9, 7)
+	huge.noise(3 << 20)
+	_, inside := huge.segment(1)
+
 	change := func(at int, with ...byte) []byte {
 		b := bytes.Clone(good)
 		copy(b[at:], with)
@@ -147,6 +152,7 @@ func TestDescribeRefuses(t *testing.T) {
 		{"another carry", p, func() []byte { _, d := other.segment(1); return d }(), before},
 		{"a continuation after a boundary", p, good, atBoundary},
 		{"a record that follows another", p, noCross.buf[:testSize], atBoundary},
+		{"the inside of a record after a boundary", archive.Piece{ID: p.ID.Next(), To: p.To}, inside, atBoundary},
 		{"zeros in a tail", archive.Piece{ID: p.ID, Tail: true, To: 500_000}, append(bytes.Clone(good[:400_000]), make([]byte, 100_000)...), before},
 	}
 	for _, test := range tests {
@@ -225,6 +231,38 @@ func TestPutSegmentTwice(t *testing.T) {
 		t.Errorf("after a conflict the first object is not what it was: %v", err)
 	}
 }
+
+// What is there already counts as stored only once it is surely durable.
+func TestConfirmFails(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 1, 1)
+	g.fill(1)
+	p, data := g.segment(0)
+	h := putPiece(t, a, p, data, nil)
+	history := []byte("1\t0/200000\tpromoted\n")
+	if err := a.PutHistory(t.Context(), 2, history); err != nil {
+		t.Fatal(err)
+	}
+	store := noConfirm{a.Store()}
+	b, err := archive.Open(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PutSegment(t.Context(), p, h, bytes.NewReader(data), 0); !errors.Is(err, errNotDurable) {
+		t.Errorf("PutSegment: %v", err)
+	}
+	if err := b.PutHistory(t.Context(), 2, history); !errors.Is(err, errNotDurable) {
+		t.Errorf("PutHistory: %v", err)
+	}
+	if _, err := archive.Pin(t.Context(), store, testCluster); !errors.Is(err, errNotDurable) {
+		t.Errorf("Pin: %v", err)
+	}
+}
+
+var errNotDurable = errors.New("not durable")
+
+type noConfirm struct{ archive.Store }
+
+func (noConfirm) Confirm(context.Context, string) error { return errNotDurable }
 
 // The segment before the first one of a timeline is its parent's.
 func TestBefore(t *testing.T) {
