@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 type fake struct {
 	t       *testing.T
 	ln      net.Listener
+	tls     *tls.Config // nil: none offered
 	scripts []func(*fakeStream)
 
 	mu        sync.Mutex
@@ -98,7 +100,14 @@ func (f *fake) accept() {
 // serve answers one connection until it breaks.
 func (f *fake) serve(conn net.Conn) {
 	b := pgproto3.NewBackend(conn, conn)
-	if _, err := b.ReceiveStartupMessage(); err != nil {
+	first, err := b.ReceiveStartupMessage()
+	if _, asks := first.(*pgproto3.SSLRequest); asks && f.tls != nil {
+		conn.Write([]byte("S"))
+		conn = tls.Server(conn, f.tls)
+		b = pgproto3.NewBackend(conn, conn)
+		_, err = b.ReceiveStartupMessage()
+	}
+	if err != nil {
 		return
 	}
 	b.Send(&pgproto3.AuthenticationOk{})

@@ -2,8 +2,14 @@ package receiver
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -364,6 +370,39 @@ func TestSinkFailure(t *testing.T) {
 	if err := g.ended(); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Run returned %v", err)
 	}
+}
+
+// TestTLS: the connection is taken over from the driver with its encryption.
+func TestTLS(t *testing.T) {
+	data := testWAL(300_000)
+	f := newFake(t, func(s *fakeStream) {
+		s.copyBoth()
+		s.wal(mib, data)
+		s.flushed(mib + 300_000)
+		s.linger()
+	})
+	f.tls = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+	dir := spoolDir(t)
+	g := newRig(t, dir, rigConfig(strings.Replace(f.conninfo(), "sslmode=disable", "sslmode=require", 1)), nil)
+	g.waitFlushed(mib + 300_000)
+	g.stop()
+	if got := readFile(t, filepath.Join(dir, segment.ID{Timeline: 1, No: 1}.Name(mib)+".partial")); !bytes.Equal(got[:300_000], data) {
+		t.Error("the segment differs from what was sent")
+	}
+}
+
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // TestWrongPosition: a stream that does not continue is not stored.

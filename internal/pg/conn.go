@@ -144,7 +144,7 @@ func refuseStandby(ctx context.Context, c *Conn) error {
 func (c *Conn) Done() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = c.PgConn.Close(ctx) // nothing was left to be said
+	_ = c.Close(ctx) // nothing was left to be said
 }
 
 // Address is where the connection leads.
