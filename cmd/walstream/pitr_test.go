@@ -1,0 +1,106 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/internal/testkit"
+)
+
+// step is one committed row and what is known of its commit.
+type step struct {
+	row  string // its number
+	xid  string
+	lsn  string // insert position after the commit
+	time string // a moment between this commit and the next
+}
+
+// history writes rows 1..n, each in a transaction of its own, and notes what
+// names the moment after each.
+func (w *world) history(n int) []step {
+	w.t.Helper()
+	w.primary.Psql(w.t, "CREATE TABLE IF NOT EXISTS steps (n serial)")
+	var steps []step
+	for range n {
+		row := w.primary.Psql(w.t, "INSERT INTO steps DEFAULT VALUES RETURNING n, pg_current_xact_id()::text")
+		s := step{}
+		s.row, s.xid, _ = strings.Cut(row, "|")
+		time.Sleep(2 * time.Millisecond)
+		s.time = w.primary.Psql(w.t, "SET timezone = 'UTC'; SELECT clock_timestamp()")
+		s.lsn = w.primary.Psql(w.t, "SELECT pg_current_wal_insert_lsn()")
+		time.Sleep(2 * time.Millisecond)
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Checksums: true})
+	w.receive("--create-slot")
+	w.history(2)
+	w.must("backup", "--checkpoint", "fast", "--label", "first")
+	steps := w.history(4)
+	w.must("mark", "before the accident")
+	late := w.history(3)
+	w.archived()
+
+	for _, c := range []struct {
+		name string
+		args []string
+		want string // the highest row
+	}{
+		{"time", []string{"--target-time", steps[1].time}, steps[1].row},
+		{"xid", []string{"--target-xid", steps[2].xid}, steps[2].row},
+		{"xid exclusive", []string{"--target-xid", steps[2].xid, "--target-exclusive"}, steps[1].row},
+		{"lsn", []string{"--target-lsn", steps[0].lsn, "--target-exclusive"}, steps[0].row},
+		{"name", []string{"--target-name", "before the accident"}, steps[3].row},
+		{"immediate", []string{"--target-immediate"}, "2"},
+		{"end", nil, late[2].row},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(w.dir, strings.ReplaceAll(c.name, " ", "-"))
+			dry := w.must(append([]string{"restore", dir, "--dry-run", "--json"}, c.args...)...)
+			w.must(append([]string{"restore", dir}, c.args...)...)
+			restored := w.startRestored(dir)
+			if got := restored.Psql(t, "SELECT max(n) FROM steps"); got != c.want {
+				t.Errorf("highest row is %s, want %s; plan:\n%s", got, c.want, dry)
+			}
+			restored.Stop(2)
+		})
+	}
+}
+
+func TestRestoreRefusesUnreachableTargets(t *testing.T) {
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	w.receive("--create-slot")
+	early := w.history(2)[0] // and one more, which the backup has and that time has not
+	w.must("backup", "--checkpoint", "fast")
+	w.history(2)
+	w.archived()
+
+	for name, args := range map[string][]string{
+		"time before the backup": {"--target-time", early.time},
+		"lsn before the backup":  {"--target-lsn", "0/1000028"},
+		"time in the future":     {"--target-time", "2099-01-01 00:00:00+00"},
+		"lsn in the future":      {"--target-lsn", "FF/0"},
+		"unknown xid":            {"--target-xid", "4000000"},
+		"xid before the backup":  {"--target-xid", early.xid},
+		"unknown restore point":  {"--target-name", "nobody made this"},
+		"unknown timeline":       {"--target-timeline", "7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(w.dir, strings.ReplaceAll(name, " ", "-"))
+			_, stderr, code := w.run(append([]string{"restore", dir}, args...)...)
+			if code != 4 || !strings.Contains(stderr, "hint:") {
+				t.Errorf("exit code %d, want 4 and a hint:\n%s", code, stderr)
+			}
+			for _, made := range []string{dir, dir + ".walstream"} {
+				if exists(made) {
+					t.Errorf("%s was written by a refused restore", made)
+				}
+			}
+		})
+	}
+}
