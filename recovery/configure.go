@@ -15,13 +15,11 @@ import (
 	"github.com/walstream/walstream/backup"
 )
 
-// leftovers are files that steer a server and must not come out of a backup.
-var leftovers = [...]string{"standby.signal", "recovery.signal", "postmaster.pid", "recovery.conf"}
-
 // configure writes the recovery settings and the signal file, and what a
 // server cannot start without.
 func (r *restore) configure(ctx context.Context) error {
-	for _, name := range leftovers {
+	// These steer a server and must not come out of a backup.
+	for _, name := range []string{"standby.signal", "recovery.signal", "postmaster.pid", "recovery.conf"} {
 		if err := r.data().Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

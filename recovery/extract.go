@@ -139,7 +139,7 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 func (x *extractor) entries(t *tar.Reader) error {
 	for {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -256,7 +256,6 @@ func (w *world) checkNeighbours(t *rapid.T, p *Plan) {
 
 func drawWorld(t *rapid.T) *world {
 	w := newWorld()
-	h := segment.History{Timeline: 1}
 	xid := uint32(100)
 	timelines := wal.Timeline(rapid.IntRange(1, 3).Draw(t, "timelines"))
 	for tli := wal.Timeline(1); tli <= timelines; tli++ {
@@ -266,7 +265,7 @@ func drawWorld(t *rapid.T) *world {
 			low, _ := w.history(parent).StartOf(parent)
 			fork := wal.LSN(rapid.Uint64Range(uint64(max(low, wal.LSN(testSize)))>>16+1, uint64(w.end[parent])>>16).Draw(t, "fork") << 16)
 			start = fork
-			h = segment.History{Timeline: tli, Ancestors: append(slices.Clone(w.history(parent).Ancestors), segment.Switch{Timeline: parent, End: fork})}
+			h := segment.History{Timeline: tli, Ancestors: append(slices.Clone(w.history(parent).Ancestors), segment.Switch{Timeline: parent, End: fork})}
 			w.facts.Histories[tli] = h
 		}
 		w.drawRecords(t, tli, start, &xid)

@@ -44,6 +44,10 @@ func TestRecoverToEveryTarget(t *testing.T) {
 	}
 	spool := r.crash(t)
 
+	t.Run("facts", func(t *testing.T) { r.checkFacts(t, spool) })
+	t.Run("refused", func(t *testing.T) { r.checkRefusals(t, steps, spool) })
+	t.Run("trouble never promotes", func(t *testing.T) { r.checkTrouble(t, spool) })
+
 	for _, c := range []struct {
 		name   string
 		target Target
@@ -60,6 +64,7 @@ func TestRecoverToEveryTarget(t *testing.T) {
 		{"end", Target{}, 9},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			p, s := r.restore(t, c.target, spool)
 			checkRestored(t, r, s, p)
 			s.Start()
@@ -81,9 +86,6 @@ func TestRecoverToEveryTarget(t *testing.T) {
 			s.Stop(syscall.SIGINT)
 		})
 	}
-	t.Run("facts", func(t *testing.T) { r.checkFacts(t, spool) })
-	t.Run("refused", func(t *testing.T) { r.checkRefusals(t, steps, spool) })
-	t.Run("trouble never promotes", func(t *testing.T) { r.checkTrouble(t, spool) })
 }
 
 // checkRestored lets pg_verifybackup judge, and looks for what must be there.

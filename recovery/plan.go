@@ -96,7 +96,7 @@ func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 			break
 		}
 	}
-	err, wants := decisive(misses).refusal(t, list)
+	wants, err := decisive(misses).refusal(t, list)
 	return nil, wants, err
 }
 

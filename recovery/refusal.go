@@ -81,34 +81,34 @@ func decisive(misses []*miss) *miss {
 }
 
 // refusal words a miss. It may lack facts for the hints.
-func (m *miss) refusal(t Target, others []candidate) (error, []Want) {
+func (m *miss) refusal(t Target, others []candidate) ([]Want, error) {
 	r := m.route
 	switch m.kind {
 	case missEarly:
-		return refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
+		return nil, refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
 			r.backup.ID, r.backup.StopLSN, t.show(r.backup.Finished)),
-			r.command("earliest point of this backup", "--target-immediate")), nil
+			r.command("earliest point of this backup", "--target-immediate"))
 	case missIncomplete:
 		reason := fmt.Sprintf("backup %s needs WAL from %s to %s, which is not there as a whole", r.backup.ID, r.backup.StartLSN, r.backup.StopLSN)
 		if r.hole != nil {
 			reason += ": " + r.hole.describe(r.facts)
 		}
-		return refuse(t.String(), reason, "take a new backup: walstream backup"), nil
+		return nil, refuse(t.String(), reason, "take a new backup: walstream backup")
 	case missHole:
 		return m.atHole(t, others)
 	case missAmbiguous:
-		return m.severalNames(t), nil
+		return nil, m.severalNames(t)
 	default:
 		return m.atEnd(t)
 	}
 }
 
 // atHole names the last point before the hole and the first one behind it.
-func (m *miss) atHole(t Target, others []candidate) (error, []Want) {
+func (m *miss) atHole(t Target, others []candidate) ([]Want, error) {
 	r := m.route
 	finish, wants := r.before(^wal.LSN(0))
 	if wants != nil {
-		return nil, wants
+		return wants, nil
 	}
 	_, last := r.end()
 	hints := []string{r.command("last point before it", "--target-lsn "+last.String()) + lastCommit(t, finish)}
@@ -127,7 +127,7 @@ func (m *miss) atHole(t Target, others []candidate) (error, []Want) {
 			break
 		}
 	}
-	return refuse(t.String(), r.hole.describe(r.facts), hints...), nil
+	return nil, refuse(t.String(), r.hole.describe(r.facts), hints...)
 }
 
 func (m *miss) severalNames(t Target) error {
@@ -141,15 +141,15 @@ func (m *miss) severalNames(t Target) error {
 }
 
 // atEnd says where WAL ends, and which restore points there are.
-func (m *miss) atEnd(t Target) (error, []Want) {
+func (m *miss) atEnd(t Target) ([]Want, error) {
 	r := m.route
 	finish, wants := r.before(^wal.LSN(0))
 	if wants != nil {
-		return nil, wants
+		return wants, nil
 	}
 	points, wants := r.points()
 	if wants != nil {
-		return nil, wants
+		return wants, nil
 	}
 	end, last := r.end()
 	hints := []string{r.command("all there is", "") + lastCommit(t, finish)}
@@ -169,7 +169,7 @@ func (m *miss) atEnd(t Target) (error, []Want) {
 		reason = "the last record starts at " + last.String()
 	}
 	reason += fmt.Sprintf(" (timeline %s, backup %s, WAL from %s to %s)", r.history.Timeline, r.backup.ID, r.backup.StartLSN, end)
-	return refuse(t.String(), reason, hints...), nil
+	return nil, refuse(t.String(), reason, hints...)
 }
 
 // nearest lists the last few restore points that there are.

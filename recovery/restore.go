@@ -205,7 +205,7 @@ func (r *restore) open() error {
 func (r *restore) close() {
 	for _, pl := range r.places {
 		if pl.root != nil {
-			pl.root.Close() // a directory handle, nothing is pending
+			_ = pl.root.Close() // a directory handle, nothing is pending
 		}
 	}
 }

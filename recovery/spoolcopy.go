@@ -52,7 +52,7 @@ func (r *restore) writeSide(files map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() // a directory handle, nothing is pending
+	defer func() { _ = root.Close() }() // a directory handle, nothing is pending
 	for name, body := range files {
 		if err := writeNew(root, name, body, r.owner); err != nil {
 			return err

@@ -105,15 +105,15 @@ func local(s string, wall time.Time, loc *time.Location) (time.Time, error) {
 	_, before := wall.Add(-24 * time.Hour).In(loc).Zone()
 	_, after := wall.Add(24 * time.Hour).In(loc).Zone()
 	first, second := at(wall, before).In(loc), at(wall, after).In(loc)
-	real := func(t time.Time) bool { return t.Format(time.DateTime) == wall.Format(time.DateTime) }
+	shows := func(t time.Time) bool { return t.Format(time.DateTime) == wall.Format(time.DateTime) }
 	switch {
-	case before == after || real(first) && !real(second):
+	case before == after || shows(first) && !shows(second):
 		return first, nil
-	case real(second) && !real(first):
+	case shows(second) && !shows(first):
 		return second, nil
 	}
 	what := "showed twice"
-	if !real(first) {
+	if !shows(first) {
 		what = "skipped"
 	}
 	layout := "2006-01-02 15:04:05.999999"

@@ -242,7 +242,7 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 	tmp := g.path + ".walstream"
 	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return Trouble, fmt.Errorf("write: %s", err)
+		return Trouble, errors.New("write: " + err.Error())
 	}
 	defer func() { // to no effect when all went well
 		f.Close()
@@ -259,7 +259,7 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 		err = syncPath(filepath.Dir(g.path))
 	}
 	if err != nil {
-		return Trouble, fmt.Errorf("write: %s", err)
+		return Trouble, errors.New("write: " + err.Error())
 	}
 	return Delivered, nil
 }
