@@ -8,6 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -144,7 +145,11 @@ func (r *Receiver) Run(ctx context.Context) error {
 			continue
 		}
 		if r.board.failed(err) {
-			r.cfg.Log.Warn().Err(err).Msg("not streaming, trying again")
+			level := zerolog.WarnLevel
+			if alarming(err) {
+				level = zerolog.ErrorLevel
+			}
+			r.cfg.Log.WithLevel(level).Err(err).Strs("hint", hint.Of(err)).Msg("not streaming, trying again")
 		}
 		select {
 		case <-ctx.Done():

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -39,7 +40,8 @@ func nextStep(h segment.History, flush wal.LSN, have segment.Position, size segm
 	}
 	end, ok := h.EndOf(have.Timeline)
 	if !ok {
-		return step{}, &BranchError{Server: h.Timeline, Ours: have.Timeline}
+		return step{}, hint.With(&BranchError{Server: h.Timeline, Ours: have.Timeline},
+			"give the address of the present primary in -d/--dbname; if this is it, restored to an earlier point on purpose, start with another, empty --spool")
 	}
 	st.End = end
 	if have.LSN >= end {

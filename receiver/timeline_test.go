@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -48,7 +49,7 @@ func TestNextStep(t *testing.T) {
 	}
 	for _, tli := range []wal.Timeline{3, 5} { // no ancestor; newer than the server
 		var branch *BranchError
-		if _, err := nextStep(h, flush, at(tli, 6*mib), mib); !errors.As(err, &branch) || !alarming(err) {
+		if _, err := nextStep(h, flush, at(tli, 6*mib), mib); !errors.As(err, &branch) || !alarming(err) || len(hint.Of(err)) == 0 {
 			t.Errorf("timeline %s: %v", tli, err)
 		}
 	}
