@@ -207,14 +207,17 @@ func TestExecuteRefusesDamage(t *testing.T) {
 		"flipped bit":      {func(m *made) { m.parts = func(i int, b []byte) []byte { b[len(b)/2] ^= byte(i & 1); return b } }, "000002.tar.zst"},
 		"cut off":          {func(m *made) { m.parts = func(_ int, b []byte) []byte { return b[:len(b)-3] } }, "tar.zst"},
 		"something behind": {func(m *made) { m.parts = func(_ int, b []byte) []byte { return append(b, 0) } }, "tar.zst"},
-		"other contents":   {func(m *made) { m.files[0]["base/1/1259"] = strings.Repeat("egap", 5000) }, "backup_manifest says"},
-		"other size":       {func(m *made) { m.files[0]["base/1/1259"] += "x" }, "bytes, backup_manifest says"},
-		"missing file":     {func(m *made) { delete(m.files[0], "base/1/1259") }, "are in no part"},
-		"unlisted file":    {func(m *made) { m.files[0]["base/1/9999"] = "x" }, "not in backup_manifest"},
-		"file twice":       {func(m *made) { m.files[2]["PG_VERSION"] = "15\n" }, "came twice"},
-		"traversal":        {func(m *made) { m.files[0]["../escaped"] = "x" }, "leads out of"},
-		"deep traversal":   {func(m *made) { m.files[0]["base/../../escaped"] = "x" }, "leads out of"},
-		"absolute":         {func(m *made) { m.files[0]["/tmp/escaped"] = "x" }, "leads out of"},
+		"frame behind": {func(m *made) { // one that zstd skips
+			m.parts = func(_ int, b []byte) []byte { return append(b, 0x50, 0x2A, 0x4D, 0x18, 0, 0, 0, 0) }
+		}, "sha256"},
+		"other contents": {func(m *made) { m.files[0]["base/1/1259"] = strings.Repeat("egap", 5000) }, "backup_manifest says"},
+		"other size":     {func(m *made) { m.files[0]["base/1/1259"] += "x" }, "bytes, backup_manifest says"},
+		"missing file":   {func(m *made) { delete(m.files[0], "base/1/1259") }, "are in no part"},
+		"unlisted file":  {func(m *made) { m.files[0]["base/1/9999"] = "x" }, "not in backup_manifest"},
+		"file twice":     {func(m *made) { m.files[2]["PG_VERSION"] = "15\n" }, "came twice"},
+		"traversal":      {func(m *made) { m.files[0]["../escaped"] = "x" }, "leads out of"},
+		"deep traversal": {func(m *made) { m.files[0]["base/../../escaped"] = "x" }, "leads out of"},
+		"absolute":       {func(m *made) { m.files[0]["/tmp/escaped"] = "x" }, "leads out of"},
 		"symlink": {func(m *made) {
 			m.extra = []tar.Header{{Name: "base/link", Linkname: "/etc", Typeflag: tar.TypeSymlink}}
 		}, "neither file nor directory"},
