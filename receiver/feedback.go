@@ -17,9 +17,8 @@ type feedback struct {
 	conn    net.Conn
 	timeout time.Duration
 	now     func() time.Time
-	start   wal.LSN // of the stream
 
-	received atomic.Uint64 // end of what came on this connection, start at first
+	received atomic.Uint64 // end of what came on this connection; the stream's start at first
 	durable  atomic.Uint64 // what the last Sync returned
 
 	mu    sync.Mutex // orders writes to the socket
@@ -29,15 +28,9 @@ type feedback struct {
 }
 
 // flushed is the position that may be reported as flushed: durable, and come
-// on this connection, so that the server sees its own end exactly. Before
-// anything of this stream is durable that is 0, PostgreSQL's "unknown".
-func (f *feedback) flushed() wal.LSN {
-	lsn := wal.LSN(min(f.durable.Load(), f.received.Load()))
-	if lsn <= f.start {
-		return 0
-	}
-	return lsn
-}
+// on this connection, so that the server sees its own end exactly. Before the
+// first Sync of a stream it is 0, PostgreSQL's "unknown".
+func (f *feedback) flushed() wal.LSN { return wal.LSN(min(f.durable.Load(), f.received.Load())) }
 
 // send writes a status message. Outside of the stream it does nothing.
 func (f *feedback) send(reply bool) error {

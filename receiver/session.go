@@ -179,7 +179,7 @@ func (r *Receiver) open(conn *pg.Conn, st step, interval time.Duration) (*stream
 	pc := &patientConn{Conn: raw.Conn, silence: r.cfg.SilenceTimeout}
 	s := &stream{
 		conn: pc, in: newFrameReader(pc), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
-		fb:       &feedback{conn: raw.Conn, timeout: r.cfg.SilenceTimeout, now: r.cfg.Now, start: st.Start},
+		fb:       &feedback{conn: raw.Conn, timeout: r.cfg.SilenceTimeout, now: r.cfg.Now},
 		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1),
 	}
 	s.fb.received.Store(uint64(st.Start))

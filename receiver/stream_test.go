@@ -320,7 +320,7 @@ func TestNoCopyBoth(t *testing.T) {
 }
 
 // TestStopAcknowledgesAll: at a stop all that came is made durable and
-// acknowledged before CopyDone.
+// acknowledged before CopyDone, and what comes after that is made durable.
 func TestStopAcknowledgesAll(t *testing.T) {
 	var mu sync.Mutex
 	var last status
@@ -332,6 +332,7 @@ func TestStopAcknowledgesAll(t *testing.T) {
 		mu.Lock()
 		left = err
 		mu.Unlock()
+		s.wal(mib+77, testWAL(23)) // was under way
 		s.b.Send(&pgproto3.CopyDone{})
 		s.complete()
 	})
@@ -345,6 +346,9 @@ func TestStopAcknowledgesAll(t *testing.T) {
 	defer mu.Unlock()
 	if last.flush != mib+77 || !errors.Is(left, errCopyDone) {
 		t.Errorf("the last status was %+v, then %v", last, left)
+	}
+	if st := g.Status(); st.Flushed != mib+100 {
+		t.Errorf("durable at the end is %s, want all that came", st.Flushed)
 	}
 }
 
