@@ -2,15 +2,19 @@ package receiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -242,4 +246,58 @@ func TestHoldSlotMissing(t *testing.T) {
 	c.Stop(syscall.SIGINT)
 	g.wait("a few tries", func(st Status) bool { return st.Reconnects > 2 })
 	g.stop()
+}
+
+// TestAdvanceByProtocol: walsender itself would take any position. Neither
+// back, when another receiver was faster, nor beyond the server's end.
+func TestAdvanceByProtocol(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, small)
+	ctx := timeout(t)
+	conn, err := pg.ConnectReplication(ctx, pg.Options{Conninfo: c.Conninfo()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Done()
+	id, _, err := conn.Identity(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
+	if _, err := slot.Create(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h := newHoldSlot(slot, time.Second, zerolog.Nop())
+	h.begin(id)
+	way := protocolAccess{h}
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 10000) i")
+	first := currentLSN(t, c)
+	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 10000)")
+	end := currentLSN(t, c)
+	for _, step := range []struct{ to, want wal.LSN }{{first, first}, {first - 1000, first}, {end, end}} {
+		got, err := way.advance(ctx, step.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := slot.Show(ctx)
+		if err != nil || got != step.want || st.RestartLSN != step.want {
+			t.Errorf("moved to %s: at %s, Show says %+v, %v; want %s", step.to, got, st, err, step.want)
+		}
+	}
+
+	got, err := way.advance(ctx, end+mib)
+	if now := currentLSN(t, c); err != nil || got < end || got > now {
+		t.Errorf("moved beyond the server's end %s: %s, %v", now, got, err)
+	}
+
+	h = newHoldSlot(slot, time.Second, zerolog.Nop())
+	id.SystemIdentifier++
+	h.begin(id)
+	var foreign *segment.ForeignError
+	if err := h.keep(ctx); !errors.As(err, &foreign) {
+		t.Errorf("another cluster's slot, by SQL: %v", err)
+	}
+	if _, err := (protocolAccess{h}).advance(ctx, end); !errors.As(err, &foreign) {
+		t.Errorf("another cluster's slot, by protocol: %v", err)
+	}
 }
