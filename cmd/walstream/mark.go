@@ -96,7 +96,7 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 	if err != nil {
 		return point{}, err
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }() // nothing is pending on it
 	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), extract(epoch FROM clock_timestamp()) * 1000000")
 	if err != nil {
 		if pg.Code(err) == pg.CodeInsufficientRight {

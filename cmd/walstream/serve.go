@@ -97,7 +97,7 @@ func (d *daemon) serveStatus(ctx context.Context) error {
 		d.log.Warn().Err(err).Msg("no status socket")
 		return nil
 	}
-	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })() // ends Accept
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {
@@ -115,7 +115,7 @@ func (d *daemon) serveStatus(ctx context.Context) error {
 // answer never waits long for its reader, so connections can be served one
 // after the other.
 func (d *daemon) answer(conn net.Conn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the reader notices a cut answer
 	err := conn.SetDeadline(time.Now().Add(time.Second))
 	if err == nil {
 		err = json.NewEncoder(conn).Encode(d.status())

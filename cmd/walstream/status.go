@@ -101,7 +101,7 @@ func askReceiver(ctx context.Context, dir string) (*statusView, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the receiver: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // only read
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return nil, fmt.Errorf("ask the receiver: %w", err)
