@@ -2,6 +2,7 @@ package segment_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -76,7 +77,7 @@ func (m *model) promote(t *rapid.T) {
 	if m.tli != 1 || m.next < m.w.last[1] {
 		t.Skip("not yet")
 	}
-	m.ok(t, m.s.SaveHistory(2, []byte("1\t"+m.w.fork.String()+"\tpromoted\n")))
+	m.ok(t, m.s.SaveHistory(2, fmt.Appendf(nil, history2, m.w.fork)))
 	m.ok(t, m.s.EndTimeline(1, m.w.fork))
 	m.w.acked[1] = m.w.last[1]
 	m.tli, m.next = 2, testSize.Floor(m.w.fork)

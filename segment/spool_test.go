@@ -138,6 +138,9 @@ func TestEmptySpoolHasNoPosition(t *testing.T) {
 	if err := b.Append(1, worldBase, []byte("x")); err == nil {
 		t.Error("Append without Begin")
 	}
+	if err := b.Begin(2, worldBase); err == nil {
+		t.Error("Begin on timeline 2 without its history")
+	}
 	b.ok(b.Begin(1, worldBase+5*mb))
 	b.ok(b.Begin(1, worldBase)) // nothing is held: any position will do
 	if pos, ok := b.Resume(); ok {

@@ -103,11 +103,12 @@ func (w *world) run(fsys fsx.FS) (err error) {
 		if err := s.EndTimeline(tli, w.fork); err != nil {
 			return err
 		}
+		w.acked[tli] = w.last[tli] // it has synced the rest
 	}
 }
 
-// stream sends one timeline to its end, syncs behind every second portion and
-// archives now and then.
+// stream sends one timeline to its end, syncs behind every second portion, and
+// behind the last one if no EndTimeline follows, and archives now and then.
 func (w *world) stream(s *segment.Spool, tli wal.Timeline, from wal.LSN) error {
 	if err := s.Begin(tli, from); err != nil {
 		return err
@@ -118,7 +119,7 @@ func (w *world) stream(s *segment.Spool, tli wal.Timeline, from wal.LSN) error {
 			return err
 		}
 		from = to
-		if i%2 == 0 || to == w.last[tli] {
+		if to < w.last[tli] && i%2 == 0 || to == w.last[tli] && tli == w.newest {
 			if err := w.sync(s, tli, to); err != nil {
 				return err
 			}
@@ -234,10 +235,21 @@ func (w *world) checkResume(fsys fsx.FS, s *segment.Spool) error {
 		return fmt.Errorf("resume at %v, but timeline %s was acknowledged", pos, newest)
 	case pos.Timeline > newest:
 		return nil
-	case pos.LSN < w.streams[newest].lastEnd(w.acked[newest]):
+	case pos.LSN < w.streams[newest].lastEnd(w.acked[newest]) && !w.remainderArchived(newest):
 		return fmt.Errorf("resume at %s, before the last record that was acknowledged at %s", pos.LSN, w.acked[newest])
 	}
 	return w.checkHeld(fsys, pos.Timeline, pos.LSN)
+}
+
+// remainderArchived says that the spool was allowed to forget the last bytes
+// of tli.
+func (w *world) remainderArchived(tli wal.Timeline) bool {
+	for name := range w.archived {
+		if strings.HasPrefix(name, tli.Hex()) && strings.HasSuffix(name, ".tail") {
+			return true
+		}
+	}
+	return false
 }
 
 // checkHeld wants every byte of tli before upTo in spool or archive.
@@ -293,6 +305,13 @@ func (w *world) complete(fsys fsx.FS) error {
 		if err := w.checkHeld(fsys, tli, w.last[tli]); err != nil {
 			return fmt.Errorf("at the end: %w", err)
 		}
+	}
+	v, err := segment.ReadSpool(fsys, spoolDir)
+	if err != nil {
+		return err
+	}
+	if history := string(v.Histories[2]); w.newest > 1 && history != fmt.Sprintf(history2, w.fork) {
+		return fmt.Errorf("history of timeline 2: %q", history)
 	}
 	entries, err := fsys.ReadDir(spoolDir)
 	if err != nil {
