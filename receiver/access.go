@@ -16,10 +16,12 @@ import (
 // slotAccess is a way to read and move a slot.
 type slotAccess interface {
 	read(context.Context) (SlotState, error)
-	// advance moves the slot forward and returns where it is then; its own
-	// position counts as use of the slot. It never goes beyond what the
-	// server has flushed.
-	advance(context.Context, wal.LSN) (wal.LSN, error)
+	// timeline is the one that the server is on.
+	timeline(context.Context) (wal.Timeline, error)
+	// advance moves the slot of a server on that timeline forward and
+	// returns where it is then; its own position counts as use of the slot.
+	// It never goes beyond what the server has flushed.
+	advance(context.Context, segment.Position) (wal.LSN, error)
 	close()
 }
 
@@ -28,6 +30,7 @@ type slotAccess interface {
 type sqlAccess struct {
 	slot Slot
 	conn *pg.Conn
+	size segment.Size
 }
 
 // check refuses another cluster than the one that was accepted.
@@ -45,9 +48,20 @@ func (a *sqlAccess) check(ctx context.Context, want segment.Identity) error {
 
 func (a *sqlAccess) read(ctx context.Context) (SlotState, error) { return a.slot.readSQL(ctx, a.conn) }
 
-func (a *sqlAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
+// timeline asks for the one in the name of the present WAL file. A primary
+// keeps its timeline as long as the connection lasts.
+func (a *sqlAccess) timeline(ctx context.Context) (wal.Timeline, error) {
+	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())")
+	if err != nil {
+		return 0, err
+	}
+	id, err := segment.ParseName(rows[0][0], a.size)
+	return id.Timeline, err
+}
+
+func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, error) {
 	rows, err := a.conn.Rows(ctx, fmt.Sprintf("SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance(%s, '%s')",
-		pg.QuoteLiteral(a.slot.Name), to))
+		pg.QuoteLiteral(a.slot.Name), to.LSN))
 	if err != nil {
 		return 0, err
 	}
@@ -69,10 +83,20 @@ func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 	return a.h.slot.read(ctx, conn)
 }
 
+func (a protocolAccess) timeline(ctx context.Context) (wal.Timeline, error) {
+	conn, err := a.h.walsender(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Done()
+	sys, err := conn.IdentifySystem(ctx)
+	return sys.Timeline, err
+}
+
 // advance streams from the server's end, so that hardly any WAL comes. The
 // server would move the slot backward, or ahead of itself: both are prevented
 // here.
-func (a protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error) {
+func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.LSN, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
 		return 0, err
@@ -81,6 +105,9 @@ func (a protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error
 	sys, err := conn.IdentifySystem(ctx)
 	if err != nil {
 		return 0, err
+	}
+	if sys.Timeline != pos.Timeline {
+		return 0, fmt.Errorf("the server has changed from timeline %s to %s", pos.Timeline, sys.Timeline)
 	}
 	front := conn.Frontend()
 	front.Send(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT "%s" PHYSICAL %s TIMELINE %s`,
@@ -96,7 +123,7 @@ func (a protocolAccess) advance(ctx context.Context, to wal.LSN) (wal.LSN, error
 	if err != nil {
 		return 0, err
 	}
-	to = max(min(to, sys.FlushLSN), state.RestartLSN)
+	to := max(min(pos.LSN, sys.FlushLSN), state.RestartLSN)
 	status := appendStatus(nil, to, to, time.Now(), false)
 	front.Send(&pgproto3.CopyData{Data: status[5:]}) // the driver frames it
 	front.Send(&pgproto3.CopyDone{})

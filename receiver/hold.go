@@ -22,16 +22,18 @@ type HoldSlot struct {
 	slot  Slot
 	every time.Duration
 	log   zerolog.Logger
-	ready chan struct{} // closed by begin
+	ready chan struct{} // closed by follow
 	wake  chan struct{} // Advance was called
 
 	access slotAccess // Run's alone, like noSQL
 	noSQL  bool       // the server lets us use the replication protocol only
 
-	mu       sync.Mutex
-	identity segment.Identity
-	target   wal.LSN
-	status   HoldStatus
+	identity segment.Identity // set before ready is closed
+
+	mu      sync.Mutex
+	history segment.History // of the server's timeline
+	target  segment.Position
+	status  HoldStatus
 }
 
 // HoldStatus is what is known of the hold slot.
@@ -55,19 +57,29 @@ func newHoldSlot(slot Slot, every time.Duration, log zerolog.Logger) *HoldSlot {
 	}
 }
 
-// begin says that the server was found to be the right one.
-func (h *HoldSlot) begin(id segment.Identity) {
+// follow says that the server was found to be the right one, and what its
+// timeline is now.
+func (h *HoldSlot) follow(id segment.Identity, history segment.History) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.identity = id
-	close(h.ready)
+	if h.history.Timeline == 0 {
+		h.identity = id // the same from now on
+		close(h.ready)
+	}
+	h.history = history
 }
 
-// Advance allows the slot to move to lsn: all WAL before it is archived. It
-// does not wait; positions below earlier ones are ignored.
-func (h *HoldSlot) Advance(lsn wal.LSN) {
+// Advance allows the slot to move to pos: all WAL before it is archived. It
+// does not wait; positions below earlier ones of the timeline, and those of an
+// older one, are ignored.
+func (h *HoldSlot) Advance(pos segment.Position) {
 	h.mu.Lock()
-	h.target = max(h.target, lsn)
+	switch {
+	case pos.Timeline > h.target.Timeline:
+		h.target = pos
+	case pos.Timeline == h.target.Timeline:
+		h.target.LSN = max(h.target.LSN, pos.LSN)
+	}
 	h.mu.Unlock()
 	select {
 	case h.wake <- struct{}{}:
@@ -75,12 +87,28 @@ func (h *HoldSlot) Advance(lsn wal.LSN) {
 	}
 }
 
+// allowed is how far the slot of a server on timeline tli may move; zero when
+// that is not known. A server that was restored to a point below the target
+// has other WAL from there on, of which nothing is archived yet.
+func (h *HoldSlot) allowed(tli wal.Timeline) wal.LSN {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if tli != h.history.Timeline {
+		return 0
+	}
+	if h.target.Timeline == tli {
+		return h.target.LSN
+	}
+	fork, _ := h.history.EndOf(h.target.Timeline)
+	return min(h.target.LSN, fork)
+}
+
 // Status is the present state. It may be called at any time.
 func (h *HoldSlot) Status() HoldStatus {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	st := h.status
-	st.Target = h.target
+	st.Target = h.target.LSN
 	return st
 }
 
@@ -146,8 +174,12 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 		}
 	}
 	h.note(st)
-	to := max(h.Status().Target, st.RestartLSN) // its own position again is a touch
-	to, err = h.access.advance(ctx, to)
+	tli, err := h.access.timeline(ctx)
+	if err != nil {
+		return err
+	}
+	to := max(h.allowed(tli), st.RestartLSN) // its own position again is a touch
+	to, err = h.access.advance(ctx, segment.Position{Timeline: tli, LSN: to})
 	switch pg.Code(err) {
 	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
 		// Another receiver of this cluster moves the slot now, or has moved
@@ -205,7 +237,7 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := &sqlAccess{slot: h.slot, conn: conn}
+	a := &sqlAccess{slot: h.slot, conn: conn, size: h.identity.SegmentSize}
 	if err := a.check(ctx, h.identity); err != nil {
 		a.close()
 		return err

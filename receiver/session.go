@@ -59,6 +59,7 @@ func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Durat
 	if err != nil {
 		return step{}, 0, err
 	}
+	r.hold.follow(id, h)
 	st, err := r.choose(ctx, conn, h, sys)
 	if err != nil {
 		return step{}, 0, err
@@ -91,7 +92,6 @@ func (r *Receiver) accept(ctx context.Context, conn *pg.Conn, id segment.Identit
 		return err
 	}
 	r.accepted = true
-	r.hold.begin(id)
 	return nil
 }
 

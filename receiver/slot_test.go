@@ -145,9 +145,9 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 		t.Errorf("the slot moved from %s to %s unasked", first, got)
 	}
 	archived := end - 8000
-	hold.Advance(archived)
+	hold.Advance(segment.Position{Timeline: 1, LSN: archived})
 	testkit.Wait(t, "the slot to move", func() (bool, string) { return restart() == archived, restart().String() })
-	hold.Advance(first) // backward: ignored
+	hold.Advance(segment.Position{Timeline: 1, LSN: first}) // backward: ignored
 	looked()
 	if got := restart(); got != archived {
 		t.Errorf("the slot is at %s, want %s", got, archived)
@@ -172,7 +172,7 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 30000)")
 	g.waitFlushed(currentLSN(t, c))
 	last := currentLSN(t, c)
-	hold.Advance(last) // the last move is made at the end
+	hold.Advance(segment.Position{Timeline: 1, LSN: last}) // the last move is made at the end
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -268,14 +268,14 @@ func TestAdvanceByProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := newHoldSlot(slot, time.Second, zerolog.Nop())
-	h.begin(id)
+	h.follow(id, segment.History{Timeline: 1})
 	way := protocolAccess{h}
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 10000) i")
 	first := currentLSN(t, c)
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 10000)")
 	end := currentLSN(t, c)
 	for _, step := range []struct{ to, want wal.LSN }{{first, first}, {first - 1000, first}, {end, end}} {
-		got, err := way.advance(ctx, step.to)
+		got, err := way.advance(ctx, segment.Position{Timeline: 1, LSN: step.to})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,19 +285,45 @@ func TestAdvanceByProtocol(t *testing.T) {
 		}
 	}
 
-	got, err := way.advance(ctx, end+mib)
+	got, err := way.advance(ctx, segment.Position{Timeline: 1, LSN: end + mib})
 	if now := currentLSN(t, c); err != nil || got < end || got > now {
 		t.Errorf("moved beyond the server's end %s: %s, %v", now, got, err)
 	}
 
 	h = newHoldSlot(slot, time.Second, zerolog.Nop())
 	id.SystemIdentifier++
-	h.begin(id)
+	h.follow(id, segment.History{Timeline: 1})
 	var foreign *segment.ForeignError
 	if err := h.keep(ctx); !errors.As(err, &foreign) {
 		t.Errorf("another cluster's slot, by SQL: %v", err)
 	}
-	if _, err := (protocolAccess{h}).advance(ctx, end); !errors.As(err, &foreign) {
+	if _, err := (protocolAccess{h}).advance(ctx, segment.Position{Timeline: 1, LSN: end}); !errors.As(err, &foreign) {
 		t.Errorf("another cluster's slot, by protocol: %v", err)
 	}
+}
+
+// A server that was restored to a point below what is archived keeps what came
+// after the fork: none of that is archived, whatever its LSN.
+func TestHoldSlotKeepsNewTimeline(t *testing.T) {
+	h := newHoldSlot(Slot{Name: "s"}, time.Second, zerolog.Nop())
+	id := segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: segment.MinSize}
+	h.follow(id, segment.History{Timeline: 1})
+	h.Advance(segment.Position{Timeline: 1, LSN: 9 << 20})
+	check := func(tli wal.Timeline, want wal.LSN) {
+		t.Helper()
+		if got := h.allowed(tli); got != want {
+			t.Errorf("on timeline %s the slot may move to %s, want %s", tli, got, want)
+		}
+	}
+	check(1, 9<<20)
+	check(2, 0) // a server whose history is not known yet
+	h.follow(id, segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 5 << 20}}})
+	check(2, 5<<20)
+	check(1, 0) // the old primary came back
+	h.Advance(segment.Position{Timeline: 1, LSN: 10 << 20})
+	check(2, 5<<20)
+	h.Advance(segment.Position{Timeline: 2, LSN: 6 << 20})
+	check(2, 6<<20)
+	h.follow(id, segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 4 << 20}}})
+	check(3, 0) // a branch that has nothing of timeline 2
 }

@@ -15,6 +15,7 @@ type archivedEnd struct {
 	size segment.Size
 
 	mu    sync.Mutex
+	tli   wal.Timeline
 	start wal.LSN // what the archive held when the process began
 	end   wal.LSN // confirmed by this process, zero before the first
 	tail  wal.LSN // of the segment behind it
@@ -22,10 +23,10 @@ type archivedEnd struct {
 
 // begin notes what the archive held before this process confirmed anything.
 // It is for show only: segments before it may be missing still.
-func (e *archivedEnd) begin(lsn wal.LSN) {
+func (e *archivedEnd) begin(pos segment.Position) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.start = lsn
+	e.tli, e.start = pos.Timeline, pos.LSN
 }
 
 // confirm takes a complete segment of timeline tli that ends at end. It
@@ -37,11 +38,24 @@ func (e *archivedEnd) confirm(h segment.History, tli wal.Timeline, end wal.LSN) 
 	id := segment.At(tli, start, e.size)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.follow(h, tli)
 	if h.SegmentAt(start, e.size) != id || e.end != 0 && start > e.end || end <= e.end {
 		return 0, false
 	}
 	e.end = end
 	return end, true
+}
+
+// follow forgets what lies behind the fork when the history goes on with
+// another timeline there: the archive holds it, but not as part of the way.
+func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
+	if fork, ok := h.EndOf(e.tli); ok && tli > e.tli {
+		fork = e.size.Floor(fork)
+		e.start, e.end, e.tail = min(e.start, fork), min(e.end, fork), 0
+	}
+	if _, onTheWay := h.StartOf(tli); onTheWay {
+		e.tli = max(e.tli, tli)
+	}
 }
 
 // addTail takes the stored beginning of the open segment. The slot never moves

@@ -41,15 +41,30 @@ func TestArchivedEndMovesOnlyWithoutHole(t *testing.T) {
 	}
 }
 
+// A primary that was restored to a point below what is archived has other WAL
+// from there on. Nothing of that is archived before its own segments are.
+func TestArchivedEndGoesBackToAFork(t *testing.T) {
+	e := archivedEnd{size: mib}
+	e.begin(segment.Position{Timeline: 1, LSN: 7 << 20})
+	e.confirm(segment.History{Timeline: 1}, 1, 8<<20)
+	after := segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 11 << 19}}}
+	if got, ok := e.confirm(after, 2, 6<<20); got != 6<<20 || !ok {
+		t.Errorf("the segment of the fork: %s %v", got, ok)
+	}
+	if got := e.lsn(); got != 6<<20 {
+		t.Errorf("archived up to %s", got)
+	}
+}
+
 func TestArchivedEndShowsTails(t *testing.T) {
 	e := archivedEnd{size: mib}
-	e.begin(3 << 20)
+	e.begin(segment.Position{Timeline: 1, LSN: 3 << 20})
 	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
 	if got := e.lsn(); got != 3<<20+100 {
 		t.Errorf("got %s", got)
 	}
 	e = archivedEnd{size: mib}
-	e.begin(2 << 20)
+	e.begin(segment.Position{Timeline: 1, LSN: 2 << 20})
 	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
 	if got := e.lsn(); got != 2<<20 {
 		t.Errorf("a tail behind a hole counts: %s", got)

@@ -198,7 +198,7 @@ func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
 	if err != nil {
 		d.log.Warn().Err(err).Msg("how far the archive reaches is not known yet")
 	}
-	d.archived.begin(pos.LSN)
+	d.archived.begin(pos)
 	return nil
 }
 
@@ -229,7 +229,7 @@ func (d *daemon) confirmed(tli wal.Timeline, end wal.LSN) {
 		}
 	}
 	if lsn, ok := d.archived.confirm(h, tli, end); ok {
-		d.recv.HoldSlot().Advance(lsn)
+		d.recv.HoldSlot().Advance(segment.Position{Timeline: tli, LSN: lsn})
 	}
 }
 
