@@ -56,9 +56,9 @@ type manifestJSON struct {
 		Checksum    string  `json:"Checksum"`
 	} `json:"Files"`
 	WALRanges []struct {
-		Timeline wal.Timeline `json:"Timeline"`
-		Start    wal.LSN      `json:"Start-LSN"`
-		End      wal.LSN      `json:"End-LSN"`
+		Timeline uint32  `json:"Timeline"`
+		Start    wal.LSN `json:"Start-LSN"`
+		End      wal.LSN `json:"End-LSN"`
 	} `json:"WAL-Ranges"`
 }
 
@@ -113,9 +113,9 @@ func parseManifest(body []byte) (*Manifest, error) {
 	}
 	for _, r := range raw.WALRanges {
 		if r.Timeline == 0 || r.Start > r.End {
-			return nil, fmt.Errorf("WAL range %s to %s of timeline %s makes no sense", r.Start, r.End, r.Timeline)
+			return nil, fmt.Errorf("WAL range %s to %s of timeline %d makes no sense", r.Start, r.End, r.Timeline)
 		}
-		m.WALRanges = append(m.WALRanges, WALRange(r))
+		m.WALRanges = append(m.WALRanges, WALRange{wal.Timeline(r.Timeline), r.Start, r.End})
 	}
 	return m, nil
 }

@@ -67,3 +67,18 @@ func ParseTimeline(s string) (Timeline, error) {
 	}
 	return Timeline(n), nil
 }
+
+// MarshalText makes a timeline a string in JSON: it is a name, not a quantity.
+func (t Timeline) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reverses MarshalText. Zero is read too: a field may say that
+// there is no timeline.
+func (t *Timeline) UnmarshalText(b []byte) error {
+	if string(b) == "0" {
+		*t = 0
+		return nil
+	}
+	tli, err := ParseTimeline(string(b))
+	*t = tli
+	return err
+}

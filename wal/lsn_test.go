@@ -2,6 +2,7 @@ package wal_test
 
 import (
 	"encoding/json"
+	"reflect"
 	"testing"
 
 	"github.com/walstream/walstream/wal"
@@ -59,6 +60,33 @@ func TestTimeline(t *testing.T) {
 	for _, in := range []string{"", "0", "-1", "A", "4294967296", "1 "} {
 		if got, err := wal.ParseTimeline(in); err == nil {
 			t.Errorf("%q was read as %s", in, got)
+		}
+	}
+}
+
+func TestTimelineInJSON(t *testing.T) {
+	type view struct {
+		Timeline wal.Timeline            `json:"timeline"`
+		Parent   wal.Timeline            `json:"parent,omitempty"`
+		Notes    map[wal.Timeline]string `json:"notes,omitempty"`
+	}
+	for _, want := range []view{{}, {Timeline: 10}, {Timeline: 1<<32 - 1, Parent: 9, Notes: map[wal.Timeline]string{2: "x"}}} {
+		b, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got view
+		if err := json.Unmarshal(b, &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s was read as %+v (%v)", b, got, err)
+		}
+	}
+	if b, err := json.Marshal(view{Timeline: 10, Parent: 9}); err != nil || string(b) != `{"timeline":"10","parent":"9"}` {
+		t.Errorf("%s (%v)", b, err)
+	}
+	for _, in := range []string{`10`, `"A"`, `""`, `"00"`, `"-1"`} {
+		var got wal.Timeline
+		if err := json.Unmarshal([]byte(in), &got); err == nil {
+			t.Errorf("%s was read as %s", in, got)
 		}
 	}
 }
