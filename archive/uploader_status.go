@@ -70,7 +70,7 @@ func (u *Uploader) failed(err error, wait time.Duration) {
 	u.status.Failures++
 	u.mu.Unlock()
 	if !before {
-		u.cfg.Log.Warn().Err(err).Dur("retry_in", wait).Msg("archiving fails; it is repeated until it succeeds")
+		u.cfg.Log.Warn().Err(err).Stringer("retry_in", wait.Round(time.Millisecond)).Msg("archiving fails; it is repeated until it succeeds")
 	}
 }
 

@@ -33,7 +33,7 @@ func Take(ctx context.Context, cfg Config) (*Commit, error) {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
 	cfg.Log.Info().Str("backup", c.ID).Int64("bytes", c.PlainBytes).Int64("stored", c.StoredBytes).
-		Dur("took", c.Finished.Sub(c.Started)).Msg("backup is complete")
+		Stringer("took", c.Finished.Sub(c.Started).Round(time.Millisecond)).Msg("backup is complete")
 	return c, nil
 }
 

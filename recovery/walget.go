@@ -93,7 +93,7 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 	wait.MaxInterval = 10 * time.Second
 	out, err = backoff.Retry(ctx, try, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(max(cfg.RetryFor, 0)),
 		backoff.WithNotify(func(err error, next time.Duration) {
-			cfg.Log.Warn().Err(err).Str("file", file).Dur("retry_in", next).Msg("cannot get WAL yet")
+			cfg.Log.Warn().Err(err).Str("file", file).Stringer("retry_in", next.Round(time.Millisecond)).Msg("cannot get WAL yet")
 		}))
 	if err != nil {
 		return Trouble, fmt.Errorf("wal-get %s: %w", file, err)
