@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -51,7 +52,7 @@ func (x xactBody) bytes(major int) []byte {
 // TestFinishForms decodes commits and aborts with all parts that may stand
 // before the xid of a prepared transaction, in records of any length.
 func TestFinishForms(t *testing.T) {
-	for major := range magics {
+	for _, major := range majors {
 		all := uint32(0x3F) // all parts but dropped statistics
 		if major >= 15 {
 			all |= 1 << 8
@@ -75,19 +76,19 @@ func TestFinishForms(t *testing.T) {
 }
 
 func finishForm(t *testing.T, major int, info uint8, x xactBody, want wal.Finish) {
-	body := main(x.bytes(major))
+	body := walgen.MainData(x.bytes(major))
 	// A logical decoding origin and a top-level xid may stand before.
 	body = append([]byte{253, 1, 0, 252, 9, 9, 9, 9}, body...)
 	b := build(major)
-	b.fill(32) // the record crosses its first page border in the first fields
-	w := b.record(1, info|0x80, 700, body)
+	b.FillPage(32) // the record crosses its first page border in the first fields
+	w := b.Add(1, info|0x80, 700, body)
 	want.LSN, want.End, want.Time = w.LSN, w.End, time.Date(2000, 1, 1, 0, 0, 1, 0, time.UTC)
 
 	// Each page by a scanner of its own, through stored carries.
 	var got []wal.Finish
 	var carry *wal.Carry
-	for at := 0; at < len(b.buf); at += 8192 {
-		cfg := b.cfg
+	for at := 0; at < len(b.Bytes); at += 8192 {
+		cfg := b.Config
 		cfg.Start += wal.LSN(at)
 		cfg.Carry = carry
 		cfg.OnRecord = func(r *wal.Record) error {
@@ -97,7 +98,7 @@ func finishForm(t *testing.T, major int, info uint8, x xactBody, want wal.Finish
 			return nil
 		}
 		s := wal.NewScanner(cfg)
-		if err := s.Feed(b.buf[at:min(len(b.buf), at+8192)]); err != nil {
+		if err := s.Feed(b.Bytes[at:min(len(b.Bytes), at+8192)]); err != nil {
 			t.Fatal(err)
 		}
 		carry = stored(t, s.Carry())
@@ -109,16 +110,16 @@ func finishForm(t *testing.T, major int, info uint8, x xactBody, want wal.Finish
 
 func TestNoFinish(t *testing.T) {
 	b := build(15)
-	b.record(rmgrXact, 0x10, 700, main(make([]byte, 60))) // PREPARE
-	b.record(rmgrXact, 0x60, 700, main(make([]byte, 60))) // INVALIDATIONS
-	b.heap(100)
-	b.cfg.OnRecord = func(r *wal.Record) error {
+	b.Add(walgen.RmgrXact, 0x10, 700, walgen.MainData(make([]byte, 60))) // PREPARE
+	b.Add(walgen.RmgrXact, 0x60, 700, walgen.MainData(make([]byte, 60))) // INVALIDATIONS
+	b.Noise(100)
+	b.Config.OnRecord = func(r *wal.Record) error {
 		if f, ok := r.Finish(); ok {
 			t.Errorf("%+v of a record with info %02X", f, r.Info)
 		}
 		return nil
 	}
-	if err := wal.NewScanner(b.cfg).Feed(b.buf); err != nil {
+	if err := wal.NewScanner(b.Config).Feed(b.Bytes); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -126,26 +127,26 @@ func TestNoFinish(t *testing.T) {
 // TestUnknownForms has records with a right CRC whose bodies are not what is
 // known of their kind.
 func TestUnknownForms(t *testing.T) {
-	short := main(make([]byte, 4))
+	short := walgen.MainData(make([]byte, 4))
 	for name, rec := range map[string]struct {
 		rmgr, info uint8
 		body       []byte
 	}{
-		"commit without a time":          {rmgrXact, 0x00, short},
-		"commit that ends in its lists":  {rmgrXact, 0x80, main(xactBody{xinfo: 1 << 4}.bytes(15)[:14])},
-		"commit with a block reference":  {rmgrXact, 0x00, append([]byte{0, 0, 0, 0}, make([]byte, 200)...)},
-		"commit without main data":       {rmgrXact, 0x00, []byte{253, 0, 0, 253, 0, 0, 253, 0, 0, 253, 0, 0}},
-		"empty commit":                   {rmgrXact, 0x00, nil},
-		"restore point without a name":   {rmgrXLOG, 0x70, main(make([]byte, 8))},
-		"checkpoint without a timeline":  {rmgrXLOG, 0x10, short},
-		"end of recovery of a few bytes": {rmgrXLOG, 0x90, short},
-		"empty backup end":               {rmgrXLOG, 0x50, nil},
+		"commit without a time":          {walgen.RmgrXact, 0x00, short},
+		"commit that ends in its lists":  {walgen.RmgrXact, 0x80, walgen.MainData(xactBody{xinfo: 1 << 4}.bytes(15)[:14])},
+		"commit with a block reference":  {walgen.RmgrXact, 0x00, append([]byte{0, 0, 0, 0}, make([]byte, 200)...)},
+		"commit without main data":       {walgen.RmgrXact, 0x00, []byte{253, 0, 0, 253, 0, 0, 253, 0, 0, 253, 0, 0}},
+		"empty commit":                   {walgen.RmgrXact, 0x00, nil},
+		"restore point without a name":   {walgen.RmgrXLOG, 0x70, walgen.MainData(make([]byte, 8))},
+		"checkpoint without a timeline":  {walgen.RmgrXLOG, 0x10, short},
+		"end of recovery of a few bytes": {walgen.RmgrXLOG, 0x90, short},
+		"empty backup end":               {walgen.RmgrXLOG, 0x50, nil},
 	} {
 		b := build(15)
-		b.heap(100)
-		w := b.record(rec.rmgr, rec.info, 1, rec.body)
+		b.Noise(100)
+		w := b.Add(rec.rmgr, rec.info, 1, rec.body)
 		t.Run(name, func(t *testing.T) {
-			wantEnd(t, b.cfg, b.buf, w.LSN, false, "record of resource manager")
+			wantEnd(t, b.Config, b.Bytes, w.LSN, false, "record of resource manager")
 		})
 	}
 }
@@ -154,9 +155,9 @@ func TestUnknownForms(t *testing.T) {
 // is decoded of it.
 func TestCarryStaysSmall(t *testing.T) {
 	b := build(15)
-	b.record(rmgrXLOG, 0x70, 0, main(make([]byte, 20_000)))
+	b.Add(walgen.RmgrXLOG, 0x70, 0, walgen.MainData(make([]byte, 20_000)))
 	for _, cut := range []int{8192, 16384} {
-		stored(t, mustScan(t, b.cfg, b.buf[:cut]).Carry)
+		stored(t, mustScan(t, b.Config, b.Bytes[:cut]).Carry)
 	}
 }
 
@@ -164,16 +165,16 @@ func TestCarryStaysSmall(t *testing.T) {
 // directly behind one of which the body was kept.
 func TestCarryOfHalfHeader(t *testing.T) {
 	b := build(15)
-	b.fill(16 + 24 + 16) // a commit takes 40 bytes
-	b.commit(1)
-	b.commit(2)
-	cfg := b.cfg
+	b.FillPage(16 + 24 + 16) // a commit takes 40 bytes
+	b.Commit(at(1))
+	b.Commit(at(2))
+	cfg := b.Config
 	cfg.Start += 8192
-	cfg.Carry = stored(t, mustScan(t, b.cfg, b.buf[:8192]).Carry)
+	cfg.Carry = stored(t, mustScan(t, b.Config, b.Bytes[:8192]).Carry)
 	if len(cfg.Carry.Head) != 16 || len(cfg.Carry.Body) != 0 {
 		t.Errorf("carry %+v", cfg.Carry)
 	}
-	if got := mustScan(t, cfg, b.buf[8192:]); len(got.Records) != 1 {
+	if got := mustScan(t, cfg, b.Bytes[8192:]); len(got.Records) != 1 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -182,18 +183,18 @@ func TestCarryOfHalfHeader(t *testing.T) {
 // body is missing.
 func TestCarryWithoutBody(t *testing.T) {
 	b := build(15)
-	b.fill(48) // of which 24 are the header
-	b.record(rmgrXact, 0x80, 700, main(xactBody{xinfo: 1<<1 | 1<<4, subxacts: 500}.bytes(15)))
-	carry := mustScan(t, b.cfg, b.buf[:8192]).Carry
+	b.FillPage(48) // of which 24 are the header
+	b.Add(walgen.RmgrXact, 0x80, 700, walgen.MainData(xactBody{xinfo: 1<<1 | 1<<4, subxacts: 500}.bytes(15)))
+	carry := mustScan(t, b.Config, b.Bytes[:8192]).Carry
 	if len(carry.Body) != 21 { // without what was read of the first list
 		t.Fatalf("the carry has %d bytes of the body", len(carry.Body))
 	}
-	cfg := b.cfg
+	cfg := b.Config
 	cfg.Start += 8192
 	for _, n := range []int{0, 5, 20, 200} {
 		bad := *carry
 		bad.Body = append(carry.Body[:len(carry.Body):len(carry.Body)], make([]byte, 200)...)[:n]
 		cfg.Carry = &bad
-		wantEnd(t, cfg, b.buf[8192:], cfg.Start, false, "the carry of the record at 0/5001FD0 lacks what was read of it")
+		wantEnd(t, cfg, b.Bytes[8192:], cfg.Start, false, "the carry of the record at 0/5001FD0 lacks what was read of it")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -16,23 +17,23 @@ import (
 // XLP_BKP_REMOVABLE. There the scan must not notice anything.
 func TestFlippedBits(t *testing.T) {
 	b := varied(15)
-	b.switchWAL()
-	b.heap(100)
-	whole := mustScan(t, b.cfg, b.buf)
+	b.Switch()
+	b.Noise(100)
+	whole := mustScan(t, b.Config, b.Bytes)
 	trials := 0
-	for i := range b.buf {
+	for i := range b.Bytes {
 		header := i%8192 < 24 || i%testSegment < 40 || inHeader(b, i)
 		for bit := range 8 {
 			if !header && (i+bit)%197 != 0 {
 				continue // bodies and zeros: the CRC sees all bits alike
 			}
 			trials++
-			b.buf[i] ^= 1 << bit
-			got, err := scan(b.cfg, b.buf)
-			b.buf[i] ^= 1 << bit
+			b.Bytes[i] ^= 1 << bit
+			got, err := scan(b.Config, b.Bytes)
+			b.Bytes[i] ^= 1 << bit
 			want, seen := damaged(b, i, bit)
 			// A last record that seems longer than it is only lacks its end.
-			last := testStart+wal.LSN(i) >= b.written[len(b.written)-1].LSN
+			last := testStart+wal.LSN(i) >= b.Records[len(b.Records)-1].LSN
 			if seen != (err != nil) && !(seen && last) {
 				t.Fatalf("bit %d of the byte at %s: error %v", bit, testStart+wal.LSN(i), err)
 			}
@@ -50,9 +51,9 @@ func TestFlippedBits(t *testing.T) {
 }
 
 // inHeader says whether byte i is of a record header that lies in one page.
-func inHeader(b *builder, i int) bool {
+func inHeader(b *walgen.WAL, i int) bool {
 	at := testStart + wal.LSN(i)
-	for _, w := range b.written {
+	for _, w := range b.Records {
 		if at >= w.LSN && at < w.LSN+24 {
 			return true
 		}
@@ -62,14 +63,14 @@ func inHeader(b *builder, i int) bool {
 
 // damaged is which records are whole when a bit of byte i is not right, and
 // whether the format lets a reader see it.
-func damaged(b *builder, i, bit int) (whole []written, seen bool) {
+func damaged(b *walgen.WAL, i, bit int) (whole []walgen.Record, seen bool) {
 	at := testStart + wal.LSN(i)
 	offset := i % 8192
 	long := i%testSegment < 40
-	continues := b.buf[i-offset+2]&1 != 0
-	switched := b.written[len(b.written)-2]
-	if at >= switched.End && at < b.written[len(b.written)-1].LSN-40 {
-		return b.written[:len(b.written)-1], true // zeros behind the switch
+	continues := b.Bytes[i-offset+2]&1 != 0
+	switched := b.Records[len(b.Records)-2]
+	if at >= switched.End && at < b.Records[len(b.Records)-1].LSN-40 {
+		return b.Records[:len(b.Records)-1], true // zeros behind the switch
 	}
 	switch {
 	case offset == 2 && bit == 2, offset >= 20 && offset < 24:
@@ -80,7 +81,7 @@ func damaged(b *builder, i, bit int) (whole []written, seen bool) {
 	if offset < 24 || long {
 		at -= wal.LSN(offset)
 	}
-	for _, w := range b.written {
+	for _, w := range b.Records {
 		if w.End > at {
 			return whole, at < w.LSN || !padding(b, w, at)
 		}
@@ -90,7 +91,7 @@ func damaged(b *builder, i, bit int) (whole []written, seen bool) {
 }
 
 // padding says whether at is of the bytes that align the end of w.
-func padding(b *builder, w written, at wal.LSN) bool {
-	length := le.Uint32(b.buf[w.LSN-testStart:])
+func padding(b *walgen.WAL, w walgen.Record, at wal.LSN) bool {
+	length := le.Uint32(b.Bytes[w.LSN-testStart:])
 	return at >= w.End-wal.LSN(-length&7)
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -12,18 +13,18 @@ import (
 // outcome may not depend on how the bytes are cut.
 func FuzzScanner(f *testing.F) {
 	b := build(15)
-	b.commit(7)
-	b.heap(3)
-	f.Add(b.buf, uint16(100), uint32(0), []byte(nil), []byte(nil))
-	f.Add(append(b.buf, make([]byte, 40)...), uint16(1), uint32(0), []byte(nil), []byte(nil))
+	b.Commit(at(7))
+	b.Noise(3)
+	f.Add(b.Bytes, uint16(100), uint32(0), []byte(nil), []byte(nil))
+	f.Add(append(b.Bytes, make([]byte, 40)...), uint16(1), uint32(0), []byte(nil), []byte(nil))
 	b = build(18)
-	b.heap(8192 - 64 - 40)
-	b.record(rmgrXact, 0xB0, 700, main(xactBody{xinfo: 0x13F, subxacts: 6, stats: 2, twophase: 9}.bytes(18)))
-	carry := mustCarry(f, b.cfg, b.buf[:8192])
-	f.Add(b.buf[8192:], uint16(9), carry.Have, carry.Head, carry.Body)
+	b.Noise(8192 - 64 - 40)
+	b.Add(walgen.RmgrXact, 0xB0, 700, walgen.MainData(xactBody{xinfo: 0x13F, subxacts: 6, stats: 2, twophase: 9}.bytes(18)))
+	carry := mustCarry(f, b.Config, b.Bytes[:8192])
+	f.Add(b.Bytes[8192:], uint16(9), carry.Have, carry.Head, carry.Body)
 	b = build(16)
-	b.switchWAL()
-	f.Add(b.buf[:100], uint16(64), uint32(0), []byte(nil), []byte(nil))
+	b.Switch()
+	f.Add(b.Bytes[:100], uint16(64), uint32(0), []byte(nil), []byte(nil))
 
 	f.Fuzz(func(t *testing.T, p []byte, portion uint16, have uint32, head, body []byte) {
 		cfg := wal.ScanConfig{Start: testStart, Timeline: 1, SystemIdentifier: testSystem, SegmentSize: testSegment}

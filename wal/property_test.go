@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 	"pgregory.net/rapid"
 )
@@ -17,58 +18,58 @@ func TestAnyWAL(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(t, "records") {
 			anyRecord(t, b)
 		}
-		var got []written
+		var got []walgen.Record
 		var s *wal.Scanner
-		for at := 0; at < len(b.buf); at += 8192 {
+		for at := 0; at < len(b.Bytes); at += 8192 {
 			// A scan cannot begin in the zeros behind an XLOG_SWITCH.
-			if s == nil || b.buf[at] != 0 && rapid.Bool().Draw(t, "new scanner") {
+			if s == nil || b.Bytes[at] != 0 && rapid.Bool().Draw(t, "new scanner") {
 				s = resumed(t, b, at, s, &got)
 			}
-			if err := s.Feed(b.buf[at:min(len(b.buf), at+8192)]); err != nil {
+			if err := s.Feed(b.Bytes[at:min(len(b.Bytes), at+8192)]); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if diff := cmp.Diff(b.written, got); diff != "" {
+		if diff := cmp.Diff(b.Records, got); diff != "" {
 			t.Fatalf("(-want +got):\n%s", diff)
 		}
 	})
 }
 
 // anyRecord appends a record, or what else WAL may hold.
-func anyRecord(t *rapid.T, b *builder) {
+func anyRecord(t *rapid.T, b *walgen.WAL) {
 	switch n := rapid.IntRange(0, 20_000).Draw(t, "length"); rapid.IntRange(0, 7).Draw(t, "kind") {
 	case 0, 1:
-		b.heap(n)
+		b.Noise(n)
 	case 2:
-		b.heap(n % 50)
+		b.Noise(n % 50)
 	case 3:
-		b.commit(int64(n))
+		b.Commit(at(int64(n)))
 	case 4: // up to a place near the end of the page
 		left := n % 12 * 8
-		if room := 8192 - int(b.pos()%8192); room-left >= 24 && room < 8192 {
-			b.fill(left)
+		if room := 8192 - int(b.End()%8192); room-left >= 24 && room < 8192 {
+			b.FillPage(left)
 		}
 	case 5:
 		body := xactBody{xinfo: 1<<1 | 1<<3 | 1<<4, subxacts: n, messages: n % 7, twophase: 5}
-		b.record(rmgrXact, 0xB0, 0, main(body.bytes(b.cfg.Major)))
+		b.Add(walgen.RmgrXact, 0xB0, 0, walgen.MainData(body.bytes(b.Config.Major)))
 	case 6:
-		b.switchWAL()
+		b.Switch()
 	case 7: // torn where recovery sees it: behind as much of the header as the page holds
-		if room := 8192 - int(b.pos()%8192); room < 8192 {
-			torn := b.tear(30_000, min(room, 24+n))
-			b.mend(torn.LSN)
+		if room := 8192 - int(b.End()%8192); room < 8192 {
+			torn := b.Tear(30_000, min(room, 24+n))
+			b.Mend(torn.LSN)
 		}
 	}
 }
 
 // resumed makes a scanner for the page at the given offset, with the carry of
 // the one before, as it comes out of an archive.
-func resumed(t *rapid.T, b *builder, at int, before *wal.Scanner, got *[]written) *wal.Scanner {
-	cfg := b.cfg
+func resumed(t *rapid.T, b *walgen.WAL, at int, before *wal.Scanner, got *[]walgen.Record) *wal.Scanner {
+	cfg := b.Config
 	cfg.Start += wal.LSN(at)
 	cfg.Major = 0
 	cfg.OnRecord = func(r *wal.Record) error {
-		*got = append(*got, written{r.LSN, r.End})
+		*got = append(*got, walgen.Record{LSN: r.LSN, End: r.End})
 		return nil
 	}
 	if before != nil && before.Carry() != nil {

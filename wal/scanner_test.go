@@ -7,14 +7,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 )
 
 func TestScanEveryMajor(t *testing.T) {
-	for major := range magics {
+	for _, major := range majors {
 		b := varied(major)
-		got := mustScan(t, b.cfg, b.buf)
-		want := scanned{Records: b.written, End: b.pos()}
+		got := mustScan(t, b.Config, b.Bytes)
+		want := scanned{Records: b.Records, End: b.End()}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("PostgreSQL %d (-want +got):\n%s", major, diff)
 		}
@@ -25,18 +26,18 @@ func TestScanEveryMajor(t *testing.T) {
 // record that is whole up to there.
 func TestTruncation(t *testing.T) {
 	b := varied(15)
-	ended := b.switchWAL()
-	border := b.pos()
-	b.heap(10)
-	s := wal.NewScanner(b.cfg)
-	want, next := b.cfg.Start, 0
-	for i := range b.buf {
-		if err := s.Feed(b.buf[i : i+1]); err != nil {
+	ended := b.Switch()
+	border := b.End()
+	b.Noise(10)
+	s := wal.NewScanner(b.Config)
+	want, next := b.Config.Start, 0
+	for i := range b.Bytes {
+		if err := s.Feed(b.Bytes[i : i+1]); err != nil {
 			t.Fatal(err)
 		}
-		pos := b.cfg.Start + wal.LSN(i+1)
+		pos := b.Config.Start + wal.LSN(i+1)
 		switch {
-		case next < len(b.written) && b.written[next].End == pos:
+		case next < len(b.Records) && b.Records[next].End == pos:
 			want = pos
 			next++
 		case pos > ended.End && pos <= border:
@@ -51,17 +52,17 @@ func TestTruncation(t *testing.T) {
 func TestCarryAtEveryPage(t *testing.T) {
 	b := varied(18)
 	carries := 0
-	for cut := 8192; cut < len(b.buf); cut += 8192 {
-		one := mustScan(t, b.cfg, b.buf[:cut])
-		cfg := b.cfg
+	for cut := 8192; cut < len(b.Bytes); cut += 8192 {
+		one := mustScan(t, b.Config, b.Bytes[:cut])
+		cfg := b.Config
 		cfg.Start += wal.LSN(cut)
 		cfg.Carry = stored(t, one.Carry)
 		cfg.Major = 0
 		if cfg.Carry != nil {
 			carries++
 		}
-		two := mustScan(t, cfg, b.buf[cut:])
-		if diff := cmp.Diff(b.written, append(one.Records, two.Records...)); diff != "" {
+		two := mustScan(t, cfg, b.Bytes[cut:])
+		if diff := cmp.Diff(b.Records, append(one.Records, two.Records...)); diff != "" {
 			t.Errorf("cut at %s (-want +got):\n%s", cfg.Start, diff)
 		}
 		if two.Unknown {
@@ -77,38 +78,38 @@ func TestCarryAtEveryPage(t *testing.T) {
 // and the link to the record before tells whether they belong together.
 func TestPrevAcrossBorder(t *testing.T) {
 	b := build(15)
-	last := b.switchWAL()
-	next := b.heap(10)
-	cfg := b.cfg
+	last := b.Switch()
+	next := b.Noise(10)
+	cfg := b.Config
 	cfg.Start += testSegment
 	cfg.Prev = last.LSN
-	mustScan(t, cfg, b.buf[testSegment:])
+	mustScan(t, cfg, b.Bytes[testSegment:])
 	cfg.Prev = last.LSN - 32
-	wantEnd(t, cfg, b.buf[testSegment:], next.LSN, false, "record follows one at "+last.LSN.String())
+	wantEnd(t, cfg, b.Bytes[testSegment:], next.LSN, false, "record follows one at "+last.LSN.String())
 
 	b = build(15)
-	b.heap(testSegment)
-	b.heap(10)
+	b.Noise(testSegment)
+	b.Noise(10)
 	cfg.Prev = testStart // but a record that is not known comes between
-	if got := mustScan(t, cfg, b.buf[testSegment:]); !got.Unknown || len(got.Records) != 1 {
+	if got := mustScan(t, cfg, b.Bytes[testSegment:]); !got.Unknown || len(got.Records) != 1 {
 		t.Errorf("%+v", got)
 	}
 }
 
 func TestUnknownCarry(t *testing.T) {
 	b := build(15)
-	b.heap(100)
-	b.heap(2*testSegment - 3)
-	after := b.heap(50)
+	b.Noise(100)
+	b.Noise(2*testSegment - 3)
+	after := b.Noise(50)
 	cut := testSegment
-	cfg := b.cfg
+	cfg := b.Config
 	cfg.Start += wal.LSN(cut)
-	got := mustScan(t, cfg, b.buf[cut:])
-	want := scanned{Records: []written{after}, End: after.End, Unknown: true}
+	got := mustScan(t, cfg, b.Bytes[cut:])
+	want := scanned{Records: []walgen.Record{after}, End: after.End, Unknown: true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	got = mustScan(t, cfg, b.buf[cut:cut+20000])
+	got = mustScan(t, cfg, b.Bytes[cut:cut+20000])
 	if got.End != cfg.Start || got.Carry != nil {
 		t.Errorf("inside the unknown record: %+v", got)
 	}
@@ -118,32 +119,32 @@ func TestOverwrittenRecord(t *testing.T) {
 	for _, n := range []int{8, 16, 24, 500, 9000} {
 		t.Run(fmt.Sprintf("torn after %d bytes", n), func(t *testing.T) {
 			b := build(15)
-			b.heap(100)
-			b.fill(min(n, 496))
-			torn := b.tear(30000, n)
-			cut := len(b.buf)
-			b.mend(torn.LSN)
-			b.heap(70)
-			if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+			b.Noise(100)
+			b.FillPage(min(n, 496))
+			torn := b.Tear(30000, n)
+			cut := len(b.Bytes)
+			b.Mend(torn.LSN)
+			b.Noise(70)
+			if diff := cmp.Diff(b.Records, mustScan(t, b.Config, b.Bytes).Records); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			before := mustScan(t, b.cfg, b.buf[:cut])
+			before := mustScan(t, b.Config, b.Bytes[:cut])
 			if before.Carry == nil {
 				t.Fatal("no carry of the torn record")
 			}
-			cfg := b.cfg
+			cfg := b.Config
 			cfg.Start += wal.LSN(cut)
 			cfg.Carry = before.Carry
-			if got := mustScan(t, cfg, b.buf[cut:]); len(got.Records) != 2 || got.Unknown {
+			if got := mustScan(t, cfg, b.Bytes[cut:]); len(got.Records) != 2 || got.Unknown {
 				t.Errorf("with the carry: %+v", got)
 			}
 			cfg.Carry = nil
-			if got := mustScan(t, cfg, b.buf[cut:]); len(got.Records) != 2 || got.Unknown {
+			if got := mustScan(t, cfg, b.Bytes[cut:]); len(got.Records) != 2 || got.Unknown {
 				t.Errorf("without the carry: %+v", got)
 			}
 			if n > 8192 { // the unknown record is torn in the page before
 				cfg.Start -= 8192
-				if got := mustScan(t, cfg, b.buf[cut-8192:]); len(got.Records) != 2 || !got.Unknown {
+				if got := mustScan(t, cfg, b.Bytes[cut-8192:]); len(got.Records) != 2 || !got.Unknown {
 					t.Errorf("without the carry, from the torn record on: %+v", got)
 				}
 			}
@@ -153,15 +154,15 @@ func TestOverwrittenRecord(t *testing.T) {
 
 func TestSwitch(t *testing.T) {
 	b := build(15)
-	b.heap(100)
-	b.switchWAL()
-	whole := b.pos()
-	b.heap(10)
-	got := mustScan(t, b.cfg, b.buf[:testSegment])
+	b.Noise(100)
+	b.Switch()
+	whole := b.End()
+	b.Noise(10)
+	got := mustScan(t, b.Config, b.Bytes[:testSegment])
 	if got.End != whole || got.Carry != nil || len(got.Records) != 2 {
 		t.Errorf("the switched segment: %+v", got)
 	}
-	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+	if diff := cmp.Diff(b.Records, mustScan(t, b.Config, b.Bytes).Records); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -172,13 +173,13 @@ func TestSwitchAtBorders(t *testing.T) {
 	for _, left := range []int{24, 16, 8} {
 		b := build(15)
 		for range 3 {
-			b.fill(24)
-			b.record(rmgrHeap, 0, 0, nil)
+			b.FillPage(24)
+			b.Add(walgen.RmgrHeap, 0, 0, nil)
 		}
-		b.fill(left)
-		b.switchWAL()
-		b.heap(10)
-		if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+		b.FillPage(left)
+		b.Switch()
+		b.Noise(10)
+		if diff := cmp.Diff(b.Records, mustScan(t, b.Config, b.Bytes).Records); diff != "" {
 			t.Errorf("with %d bytes left (-want +got):\n%s", left, diff)
 		}
 	}
@@ -186,69 +187,69 @@ func TestSwitchAtBorders(t *testing.T) {
 
 func TestResetwalBeginsChain(t *testing.T) {
 	b := build(15)
-	b.heap(100)
-	b.switchWAL()
-	b.prev = 0
-	b.heap(10)
-	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+	b.Noise(100)
+	b.Switch()
+	b.Last = 0
+	b.Noise(10)
+	if diff := cmp.Diff(b.Records, mustScan(t, b.Config, b.Bytes).Records); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	b.prev = 0
-	at := b.heap(10)
-	wantEnd(t, b.cfg, b.buf, at.LSN, false, "record follows one at 0/0")
+	b.Last = 0
+	at := b.Noise(10)
+	wantEnd(t, b.Config, b.Bytes, at.LSN, false, "record follows one at 0/0")
 
 	b = build(15)
-	b.prev = testStart + 40 // itself
-	at = b.heap(10)
-	wantEnd(t, b.cfg, b.buf, at.LSN, false, "record follows one at 0/5000028")
+	b.Last = testStart + 40 // itself
+	at = b.Noise(10)
+	wantEnd(t, b.Config, b.Bytes, at.LSN, false, "record follows one at 0/5000028")
 }
 
 func TestTimelineFork(t *testing.T) {
 	b := build(15)
-	b.fill(24)
-	b.record(rmgrHeap, 0, 0, nil)
-	b.cfg.Timeline = 3 // the file's, and that of the pages from here on
-	b.fill(24)
-	b.record(rmgrHeap, 0, 0, nil)
-	b.heap(10)
-	if diff := cmp.Diff(b.written, mustScan(t, b.cfg, b.buf).Records); diff != "" {
+	b.FillPage(24)
+	b.Add(walgen.RmgrHeap, 0, 0, nil)
+	b.Config.Timeline = 3 // the file's, and that of the pages from here on
+	b.FillPage(24)
+	b.Add(walgen.RmgrHeap, 0, 0, nil)
+	b.Noise(10)
+	if diff := cmp.Diff(b.Records, mustScan(t, b.Config, b.Bytes).Records); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	two := b.cfg
+	two := b.Config
 	two.Timeline = 2
-	wantEnd(t, two, b.buf, testStart+8192, false, "page is of timeline 3, the file of 2")
-	back := append([]byte(nil), b.buf...)
+	wantEnd(t, two, b.Bytes, testStart+8192, false, "page is of timeline 3, the file of 2")
+	back := append([]byte(nil), b.Bytes...)
 	back[2*8192+4] = 2
-	wantEnd(t, b.cfg, back, testStart+2*8192, false, "page is of timeline 2, the page before of 3")
+	wantEnd(t, b.Config, back, testStart+2*8192, false, "page is of timeline 2, the page before of 3")
 }
 
 func TestZeros(t *testing.T) {
 	b := build(15)
-	wantEnd(t, b.cfg, make([]byte, 8192), testStart, true, "zeros")
-	b.heap(100)
-	end := b.pos()
-	wantEnd(t, b.cfg, append(b.buf, make([]byte, 100)...), end, true, "zeros")
-	b.fill(8)
-	wantEnd(t, b.cfg, append(b.buf, make([]byte, 8)...), testStart+8192-8, true, "zeros")
+	wantEnd(t, b.Config, make([]byte, 8192), testStart, true, "zeros")
+	b.Noise(100)
+	end := b.End()
+	wantEnd(t, b.Config, append(b.Bytes, make([]byte, 100)...), end, true, "zeros")
+	b.FillPage(8)
+	wantEnd(t, b.Config, append(b.Bytes, make([]byte, 8)...), testStart+8192-8, true, "zeros")
 	b = build(15)
-	b.fill(0)
-	wantEnd(t, b.cfg, append(b.buf, make([]byte, 24)...), testStart+8192, true, "zeros")
-	half := b.part(rmgrHeap, 0, 0, make([]byte, 9000), 8192-24)
-	got := wantEnd(t, b.cfg, append(b.buf, make([]byte, 8192)...), testStart+2*8192, true, "zeros")
+	b.FillPage(0)
+	wantEnd(t, b.Config, append(b.Bytes, make([]byte, 24)...), testStart+8192, true, "zeros")
+	half := b.Part(walgen.RmgrHeap, 0, 0, make([]byte, 9000), 8192-24)
+	got := wantEnd(t, b.Config, append(b.Bytes, make([]byte, 8192)...), testStart+2*8192, true, "zeros")
 	if got.End != half.LSN-24 || got.Carry != nil {
 		t.Errorf("an unfinished record before zeros: %+v", got)
 	}
-	dirty := append(b.buf[:len(b.buf):len(b.buf)], make([]byte, 8192)...)
-	dirty[len(b.buf)+23] = 1
-	wantEnd(t, b.cfg, dirty, testStart+2*8192, false, "page magic 0000")
+	dirty := append(b.Bytes[:len(b.Bytes):len(b.Bytes)], make([]byte, 8192)...)
+	dirty[len(b.Bytes)+23] = 1
+	wantEnd(t, b.Config, dirty, testStart+2*8192, false, "page magic 0000")
 }
 
 // TestRefusals damages WAL in one place and expects the reason.
 func TestRefusals(t *testing.T) {
 	b := varied(15)
-	one, two := b.written[1], testStart+8192
+	one, two := b.Records[1], testStart+8192
 	lastOfOne := one
-	for _, w := range b.written {
+	for _, w := range b.Records {
 		if w.LSN < two {
 			lastOfOne = w
 		}
@@ -285,42 +286,42 @@ func TestRefusals(t *testing.T) {
 		{"record has a wrong CRC", set(one.LSN+30, 0xEE), one.LSN},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			p := append([]byte(nil), b.buf...)
+			p := append([]byte(nil), b.Bytes...)
 			c.damage(p)
-			wantEnd(t, b.cfg, p, c.at, false, c.why)
+			wantEnd(t, b.Config, p, c.at, false, c.why)
 		})
 	}
 }
 
 func TestRefusedSwitchAndOverwrite(t *testing.T) {
 	b := build(15)
-	w := b.switchWAL()
-	b.buf[testSegment-1] = 1
-	got := wantEnd(t, b.cfg, b.buf, testStart+testSegment-1, false, "there is something behind an XLOG_SWITCH")
+	w := b.Switch()
+	b.Bytes[testSegment-1] = 1
+	got := wantEnd(t, b.Config, b.Bytes, testStart+testSegment-1, false, "there is something behind an XLOG_SWITCH")
 	if got.End != testStart+testSegment-1 || len(got.Records) != 1 || got.Records[0] != w {
 		t.Errorf("%+v", got)
 	}
 
 	b = build(15)
-	torn := b.tear(30000, 500)
-	void := b.mend(torn.LSN + 8)
-	wantEnd(t, b.cfg, b.buf, void.LSN, false, "record does not declare void the torn one that its page overwrites")
+	torn := b.Tear(30000, 500)
+	void := b.Mend(torn.LSN + 8)
+	wantEnd(t, b.Config, b.Bytes, void.LSN, false, "record does not declare void the torn one that its page overwrites")
 
 	b = build(15)
-	b.tear(30000, 500)
-	b.page(0)
-	b.void = 0
-	other := b.heap(10)
-	wantEnd(t, b.cfg, b.buf, other.LSN, false, "record does not declare void the torn one that its page overwrites")
+	b.Tear(30000, 500)
+	b.Page(0)
+	b.Void = 0
+	other := b.Noise(10)
+	wantEnd(t, b.Config, b.Bytes, other.LSN, false, "record does not declare void the torn one that its page overwrites")
 }
 
 func TestCustomResourceManager(t *testing.T) {
 	b := build(15)
-	b.record(128, 0, 1, []byte("extension"))
-	mustScan(t, b.cfg, b.buf)
+	b.Add(128, 0, 1, []byte("extension"))
+	mustScan(t, b.Config, b.Bytes)
 	b = build(14)
-	w := b.record(128, 0, 1, []byte("extension"))
-	wantEnd(t, b.cfg, b.buf, w.LSN, false, "record has the resource manager 128")
+	w := b.Add(128, 0, 1, []byte("extension"))
+	wantEnd(t, b.Config, b.Bytes, w.LSN, false, "record has the resource manager 128")
 }
 
 // wantEnd scans p and expects the given end, however p is cut.
@@ -351,26 +352,26 @@ func TestOnRecordError(t *testing.T) {
 	b := varied(15)
 	stop := errors.New("enough")
 	n := 0
-	b.cfg.OnRecord = func(*wal.Record) error {
+	b.Config.OnRecord = func(*wal.Record) error {
 		if n++; n == 3 {
 			return stop
 		}
 		return nil
 	}
-	s := wal.NewScanner(b.cfg)
+	s := wal.NewScanner(b.Config)
 	for range 2 {
-		if err := s.Feed(b.buf); err != stop {
+		if err := s.Feed(b.Bytes); err != stop {
 			t.Errorf("Feed returned %v", err)
 		}
 	}
-	if n != 3 || s.End() != b.written[2].End {
+	if n != 3 || s.End() != b.Records[2].End {
 		t.Errorf("%d records, end %s", n, s.End())
 	}
 }
 
 func TestBadConfig(t *testing.T) {
 	good := varied(15)
-	half := mustScan(t, good.cfg, good.buf[:8192]).Carry
+	half := mustScan(t, good.Config, good.Bytes[:8192]).Carry
 	for why, change := range map[string]func(*wal.ScanConfig){
 		"not the start of a page":    func(c *wal.ScanConfig) { c.Start++ },
 		"no timeline":                func(c *wal.ScanConfig) { c.Timeline = 0 },
@@ -386,12 +387,12 @@ func TestBadConfig(t *testing.T) {
 		},
 		"at 0/5001FF0 does not": func(c *wal.ScanConfig) { c.Carry.Total++ },
 	} {
-		cfg := good.cfg
+		cfg := good.Config
 		cfg.Start += 8192
 		carry := *half
 		cfg.Carry = &carry
 		change(&cfg)
-		if err := wal.NewScanner(cfg).Feed(good.buf[8192:]); err == nil || !strings.Contains(err.Error(), why) {
+		if err := wal.NewScanner(cfg).Feed(good.Bytes[8192:]); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("want %q, got %v", why, err)
 		}
 	}

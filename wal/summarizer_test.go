@@ -9,35 +9,27 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/wal"
 )
 
-func at(micros int64) time.Time {
-	return time.Date(2000, 1, 1, 0, 0, 0, int(micros)*1000, time.UTC)
-}
-
-func restorePoint(b *builder, micros int64, name string) written {
-	data := le.AppendUint64(nil, uint64(micros))
-	data = append(data, make([]byte, 64)...)
-	copy(data[8:], name)
-	return b.record(rmgrXLOG, 0x70, 0, main(data))
-}
+func at(micros int64) time.Time { return walgen.Epoch().Add(time.Duration(micros) * time.Microsecond) }
 
 // TestSummary has commit times that go back, a record that the segment ends
 // in, and one that it begins with.
 func TestSummary(t *testing.T) {
 	b := build(15)
-	first := b.heap(100)
-	c1 := b.commit(500)
-	p := restorePoint(b, 600, "here")
-	b.record(rmgrXact, 0x20, 701, main(le.AppendUint64(nil, 900)))
-	c3 := b.commit(300)
-	border := b.heap(testSegment)
-	c4 := b.commit(1000)
-	b.switchWAL()
+	first := b.Noise(100)
+	c1 := b.Commit(at(500))
+	p := b.RestorePoint(at(600), "here")
+	b.Add(walgen.RmgrXact, 0x20, 701, walgen.MainData(le.AppendUint64(nil, 900)))
+	c3 := b.Commit(at(300))
+	border := b.Noise(testSegment)
+	c4 := b.Commit(at(1000))
+	b.Switch()
 
-	z := wal.NewSummarizer(b.cfg)
-	if err := z.Feed(b.buf[:testSegment]); err != nil {
+	z := wal.NewSummarizer(b.Config)
+	if err := z.Feed(b.Bytes[:testSegment]); err != nil {
 		t.Fatal(err)
 	}
 	one, carry, err := z.Finish()
@@ -56,11 +48,11 @@ func TestSummary(t *testing.T) {
 		t.Errorf("first segment (-want +got):\n%s", diff)
 	}
 
-	cfg := b.cfg
+	cfg := b.Config
 	cfg.Start += testSegment
 	cfg.Carry = carry
 	z = wal.NewSummarizer(cfg)
-	if err := z.Feed(b.buf[testSegment:]); err != nil {
+	if err := z.Feed(b.Bytes[testSegment:]); err != nil {
 		t.Fatal(err)
 	}
 	two, carry, err := z.Finish()
@@ -80,14 +72,14 @@ func TestSummary(t *testing.T) {
 // TestSummaryInsideRecord has segments in which no record begins or ends.
 func TestSummaryInsideRecord(t *testing.T) {
 	b := build(15)
-	b.fill(24)
-	long := b.heap(3 * testSegment)
-	cfg := b.cfg
+	b.FillPage(24)
+	long := b.Noise(3 * testSegment)
+	cfg := b.Config
 	var sums []wal.Summary
-	for at := 0; at+testSegment <= len(b.buf); at += testSegment {
+	for at := 0; at+testSegment <= len(b.Bytes); at += testSegment {
 		cfg.Start = testStart + wal.LSN(at)
 		z := wal.NewSummarizer(cfg)
-		if err := z.Feed(b.buf[at : at+testSegment]); err != nil {
+		if err := z.Feed(b.Bytes[at : at+testSegment]); err != nil {
 			t.Fatal(err)
 		}
 		sum, carry, err := z.Finish()
@@ -97,9 +89,9 @@ func TestSummaryInsideRecord(t *testing.T) {
 		cfg.Carry = carry
 		sums = append(sums, sum)
 	}
-	last := b.written[len(b.written)-2]
+	last := b.Records[len(b.Records)-2]
 	want := []wal.Summary{
-		{FirstRecord: testStart + 40, ValidEnd: last.End, LastRecord: last.LSN, Records: int64(len(b.written) - 1)},
+		{FirstRecord: testStart + 40, ValidEnd: last.End, LastRecord: last.LSN, Records: int64(len(b.Records) - 1)},
 		{}, {},
 	}
 	if diff := cmp.Diff(want, sums); diff != "" {
@@ -114,9 +106,9 @@ func TestSummaryInsideRecord(t *testing.T) {
 // ends in the next.
 func TestSummaryFirstRecordUnfinished(t *testing.T) {
 	b := build(15)
-	b.heap(testSegment)
-	z := wal.NewSummarizer(b.cfg)
-	if err := z.Feed(b.buf[:testSegment]); err != nil {
+	b.Noise(testSegment)
+	z := wal.NewSummarizer(b.Config)
+	if err := z.Feed(b.Bytes[:testSegment]); err != nil {
 		t.Fatal(err)
 	}
 	sum, _, err := z.Finish()
@@ -127,13 +119,13 @@ func TestSummaryFirstRecordUnfinished(t *testing.T) {
 
 func TestSummaryOfBrokenSegment(t *testing.T) {
 	b := build(15)
-	good := b.commit(5)
-	bad := b.heap(100)
-	b.buf[bad.End-testStart-8] ^= 1
+	good := b.Commit(at(5))
+	bad := b.Noise(100)
+	b.Bytes[bad.End-testStart-8] ^= 1
 	seen := 0
-	b.cfg.OnRecord = func(*wal.Record) error { seen++; return nil }
-	z := wal.NewSummarizer(b.cfg)
-	fed := z.Feed(b.buf)
+	b.Config.OnRecord = func(*wal.Record) error { seen++; return nil }
+	z := wal.NewSummarizer(b.Config)
+	fed := z.Feed(b.Bytes)
 	sum, carry, err := z.Finish()
 	var end *wal.EndError
 	if !errors.As(err, &end) || end.LSN != bad.LSN || fed != err || carry != nil {
@@ -149,31 +141,31 @@ func TestSummaryOfBrokenSegment(t *testing.T) {
 
 func TestReadPoints(t *testing.T) {
 	b := build(15)
-	c := b.commit(5)
-	p := restorePoint(b, 6, strings.Repeat("x", 63))
+	c := b.Commit(at(5))
+	p := b.RestorePoint(at(6), strings.Repeat("x", 63))
 	seen := 0
-	b.cfg.OnRecord = func(*wal.Record) error { seen++; return nil }
+	b.Config.OnRecord = func(*wal.Record) error { seen++; return nil }
 	want := wal.Points{
 		Finishes:      []wal.Finish{{LSN: c.LSN, End: c.End, Time: at(5), XID: 700}},
 		RestorePoints: []wal.RestorePoint{{LSN: p.LSN, End: p.End, Time: at(6), Name: strings.Repeat("x", 63)}},
 	}
-	got, carry, err := wal.ReadPoints(iotest.OneByteReader(strings.NewReader(string(b.buf))), b.cfg)
+	got, carry, err := wal.ReadPoints(iotest.OneByteReader(strings.NewReader(string(b.Bytes))), b.Config)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil || carry != nil || seen != 2 {
 		t.Errorf("carry %v, error %v, %d callbacks (-want +got):\n%s", carry, err, seen, diff)
 	}
-	b.part(rmgrHeap, 0, 1, make([]byte, 9000), 8000)
-	if _, carry, err = wal.ReadPoints(strings.NewReader(string(b.buf)), b.cfg); err != nil || carry == nil {
+	b.Part(walgen.RmgrHeap, 0, 1, make([]byte, 9000), 8000)
+	if _, carry, err = wal.ReadPoints(strings.NewReader(string(b.Bytes)), b.Config); err != nil || carry == nil {
 		t.Errorf("inside a record: carry %v, error %v", carry, err)
 	}
-	if _, _, err = wal.ReadPoints(iotest.TimeoutReader(strings.NewReader(string(b.buf))), b.cfg); !errors.Is(err, iotest.ErrTimeout) {
+	if _, _, err = wal.ReadPoints(iotest.TimeoutReader(strings.NewReader(string(b.Bytes))), b.Config); !errors.Is(err, iotest.ErrTimeout) {
 		t.Errorf("a failing read gives %v", err)
 	}
 }
 
 func TestValidEnd(t *testing.T) {
 	b := varied(15)
-	before, last := b.written[len(b.written)-2], b.written[len(b.written)-1]
-	zeroed := append(append([]byte(nil), b.buf...), make([]byte, 10000)...)
+	before, last := b.Records[len(b.Records)-2], b.Records[len(b.Records)-1]
+	zeroed := append(append([]byte(nil), b.Bytes...), make([]byte, 10000)...)
 	torn := append([]byte(nil), zeroed...)
 	torn[last.LSN-testStart+100] ^= 1
 	for name, c := range map[string]struct {
@@ -183,7 +175,7 @@ func TestValidEnd(t *testing.T) {
 		zeros bool
 		why   string
 	}{
-		"up to the end of the file": {b.buf, 1 << 40, last.End, false, ""},
+		"up to the end of the file": {b.Bytes, 1 << 40, last.End, false, ""},
 		"zeros":                     {zeroed, 1 << 40, last.End, true, "zeros"},
 		"limit at a record's end":   {zeroed, int64(last.LSN - testStart), before.End, false, ""},
 		"limit inside a record":     {zeroed, int64(last.LSN-testStart) + 9, before.End, false, ""},
@@ -192,7 +184,7 @@ func TestValidEnd(t *testing.T) {
 		"no WAL":                    {[]byte(strings.Repeat("no WAL", 10)), 1 << 40, testStart, false, "page magic 6F6E"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			end, why, err := wal.ValidEnd(strings.NewReader(string(c.file)), b.cfg, c.limit)
+			end, why, err := wal.ValidEnd(strings.NewReader(string(c.file)), b.Config, c.limit)
 			if end != c.want || err != nil {
 				t.Errorf("end %s, want %s; error %v", end, c.want, err)
 			}
@@ -201,7 +193,7 @@ func TestValidEnd(t *testing.T) {
 			}
 		})
 	}
-	_, _, err := wal.ValidEnd(failingReader{}, b.cfg, 100)
+	_, _, err := wal.ValidEnd(failingReader{}, b.Config, 100)
 	if !errors.Is(err, io.ErrNoProgress) || !strings.Contains(err.Error(), "read WAL at 0/5000000") {
 		t.Errorf("a failing read gives %v", err)
 	}
