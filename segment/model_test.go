@@ -45,7 +45,7 @@ func (m *model) begin(t *rapid.T) {
 		at, m.tli = testSize.Floor(pos.LSN), pos.Timeline
 	}
 	back := wal.LSN(rapid.IntRange(0, 2).Draw(t, "segments back")) * mb
-	start := max(at-min(back, at), m.w.streams[m.tli].base)
+	start := max(at-min(back, at), m.w.streams[m.tli].Config.Start)
 	err := m.s.Begin(m.tli, start)
 	var order *segment.OrderError
 	if errors.As(err, &order) && start < order.Want {
@@ -62,7 +62,7 @@ func (m *model) append(t *rapid.T) {
 	}
 	n := rapid.OneOf(rapid.IntRange(1, 9000), rapid.IntRange(1, 1_500_000)).Draw(t, "bytes")
 	to := min(m.next+wal.LSN(n), m.w.last[m.tli])
-	m.ok(t, m.s.Append(m.tli, m.next, m.w.streams[m.tli].at(m.next, to)))
+	m.ok(t, m.s.Append(m.tli, m.next, m.w.streams[m.tli].At(m.next, to)))
 	m.next = to
 }
 

@@ -86,12 +86,12 @@ func TestAllAtOnce(t *testing.T) {
 	var group, others errgroup.Group
 	group.Go(func() error {
 		g, tli := w.streams[1], wal.Timeline(1)
-		if err := s.Begin(tli, g.base); err != nil {
+		if err := s.Begin(tli, g.Config.Start); err != nil {
 			return err
 		}
-		for from := g.base; from < g.end(); {
-			to := min(from+20_000, g.end())
-			if err := s.Append(tli, from, g.at(from, to)); err != nil {
+		for from := g.Config.Start; from < g.End(); {
+			to := min(from+20_000, g.End())
+			if err := s.Append(tli, from, g.At(from, to)); err != nil {
 				return err
 			}
 			from = to
@@ -183,7 +183,7 @@ func TestReadSpool(t *testing.T) {
 	b.saveHistory()
 	b.send(2, b.w.fork, worldBase+3*mb+mb/2)
 	// Not synced, but there: it comes from the server all the same.
-	b.ok(b.Append(2, worldBase+3*mb+mb/2, b.w.streams[2].at(worldBase+3*mb+mb/2, worldBase+4*mb-8)))
+	b.ok(b.Append(2, worldBase+3*mb+mb/2, b.w.streams[2].At(worldBase+3*mb+mb/2, worldBase+4*mb-8)))
 
 	v, err := segment.ReadSpool(b.disk, spoolDir)
 	b.ok(err)
@@ -202,7 +202,7 @@ func TestReadSpool(t *testing.T) {
 	}
 	p, err := v.Valid(v.Partials[0])
 	b.ok(err)
-	if got, want := worldBase+3*mb+wal.LSN(p.To), b.w.streams[2].lastEnd(worldBase+4*mb-8); got != want {
+	if got, want := worldBase+3*mb+wal.LSN(p.To), lastEnd(b.w.streams[2], worldBase+4*mb-8); got != want {
 		t.Errorf("valid up to %s, want %s", got, want)
 	}
 	if _, err := segment.ReadSpool(b.disk, "/var"); !errors.Is(err, fs.ErrNotExist) {

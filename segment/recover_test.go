@@ -35,7 +35,7 @@ const firstPartial = "000000010000000000000007.partial"
 
 func TestRecoveryFindsTheEndOfValidRecords(t *testing.T) {
 	g := newWorld().streams[1]
-	good := g.lastEnd(worldBase + 200_000)
+	good := lastEnd(g, worldBase+200_000)
 	for _, c := range []struct {
 		name string
 		file func() []byte
@@ -43,16 +43,16 @@ func TestRecoveryFindsTheEndOfValidRecords(t *testing.T) {
 	}{
 		{"all zeros", func() []byte { return make([]byte, testSize) }, worldBase},
 		{"empty", func() []byte { return nil }, worldBase},
-		{"whole records", func() []byte { return padded(g.at(worldBase, good)) }, good},
-		{"short file", func() []byte { return g.at(worldBase, good) }, good},
-		{"half a record", func() []byte { return padded(g.at(worldBase, good+100)) }, good},
+		{"whole records", func() []byte { return padded(g.At(worldBase, good)) }, good},
+		{"short file", func() []byte { return g.At(worldBase, good) }, good},
+		{"half a record", func() []byte { return padded(g.At(worldBase, good+100)) }, good},
 		{"a torn page", func() []byte {
-			b := padded(g.at(worldBase, good+100_000))
+			b := padded(g.At(worldBase, good+100_000))
 			clear(b[(good-worldBase)-600 : good-worldBase-88])
 			return b
-		}, g.lastEnd(good - 600)},
+		}, lastEnd(g, good-600)},
 		{"another cluster's", func() []byte {
-			b := padded(g.at(worldBase, good))
+			b := padded(g.At(worldBase, good))
 			b[24] ^= 1
 			return b
 		}, worldBase},
@@ -74,8 +74,8 @@ func TestRecoveryFindsTheEndOfValidRecords(t *testing.T) {
 // again, but for a restore the records behind them are good.
 func TestRecoveryDistrustsARecordWithoutItsBeginning(t *testing.T) {
 	b := prepared(t)
-	start, end := worldBase+2*mb, b.w.streams[1].lastEnd(worldBase+3*mb-5000)
-	put(t, b.disk, "000000010000000000000009.partial", padded(b.w.streams[1].at(start, end)))
+	start, end := worldBase+2*mb, lastEnd(b.w.streams[1], worldBase+3*mb-5000)
+	put(t, b.disk, "000000010000000000000009.partial", padded(b.w.streams[1].At(start, end)))
 	b.crash()
 	b.wantResume(1, start)
 	v, err := segment.ReadSpool(b.disk, spoolDir)
@@ -95,7 +95,7 @@ func TestRecoveryAcrossAFork(t *testing.T) {
 	b.send(1, worldBase, b.w.fork)
 	b.ok(b.EndTimeline(1, b.w.fork))
 	b.saveHistory()
-	end := b.w.streams[2].lastEnd(b.w.fork + 100_000)
+	end := lastEnd(b.w.streams[2], b.w.fork+100_000)
 	b.send(2, b.w.fork, end)
 	b.crash()
 	b.wantResume(2, end)
@@ -107,18 +107,18 @@ func TestRecoveryOfSeveralOpenSegments(t *testing.T) {
 	put(t, b.disk, "00000002.history", fmt.Appendf(nil, history2, b.w.fork))
 	for no := range uint64(3) {
 		id := segment.ID{Timeline: 1, No: 7 + no}
-		put(t, b.disk, id.Name(testSize), one.at(id.Start(testSize), id.End(testSize)))
+		put(t, b.disk, id.Name(testSize), one.At(id.Start(testSize), id.End(testSize)))
 	}
-	put(t, b.disk, "00000001000000000000000A.partial", padded(one.at(worldBase+3*mb, b.w.last[1])))
-	put(t, b.disk, "00000002000000000000000A.partial", two.at(worldBase+3*mb, worldBase+4*mb))
-	put(t, b.disk, "00000002000000000000000B.partial", padded(two.at(worldBase+4*mb, worldBase+5*mb-8)))
+	put(t, b.disk, "00000001000000000000000A.partial", padded(one.At(worldBase+3*mb, b.w.last[1])))
+	put(t, b.disk, "00000002000000000000000A.partial", two.At(worldBase+3*mb, worldBase+4*mb))
+	put(t, b.disk, "00000002000000000000000B.partial", padded(two.At(worldBase+4*mb, worldBase+5*mb-8)))
 	b.crash()
 	tail := fmt.Sprintf("00000001000000000000000A.%08X.tail", testSize.Offset(b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 1, b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 2, worldBase+5*mb))
 	// The first of timeline 2 ends within a record, so that it cannot be
 	// sealed. The second is complete by its switch record alone.
-	first := fmt.Sprintf("00000002000000000000000A.%08X.tail", testSize.Offset(two.lastEnd(worldBase+4*mb)))
+	first := fmt.Sprintf("00000002000000000000000A.%08X.tail", testSize.Offset(lastEnd(two, worldBase+4*mb)))
 	b.wantFiles("00000001000000000000000"+"7", "000000010000000000000008", "000000010000000000000009", tail,
 		"00000002.history", first, "00000002000000000000000B.partial")
 }
@@ -138,12 +138,12 @@ func TestRecoverySealsASegmentThatEndsInASwitch(t *testing.T) {
 
 func TestRecoveryPutsAsideWhatItCannotUse(t *testing.T) {
 	b := prepared(t)
-	whole := b.w.streams[1].at(worldBase, worldBase+mb)
+	whole := b.w.streams[1].At(worldBase, worldBase+mb)
 	put(t, b.disk, "000000010000000000000006", []byte("too short"))
 	put(t, b.disk, "000000010000000000000007", whole)
 	put(t, b.disk, "000000010000000000000007.partial", padded(whole[:70_000]))
-	put(t, b.disk, "000000010000000000000008", b.w.streams[1].at(worldBase+mb, worldBase+2*mb))
-	put(t, b.disk, "000000010000000000000008.partial", b.w.streams[1].at(worldBase+mb, worldBase+2*mb))
+	put(t, b.disk, "000000010000000000000008", b.w.streams[1].At(worldBase+mb, worldBase+2*mb))
+	put(t, b.disk, "000000010000000000000008.partial", b.w.streams[1].At(worldBase+mb, worldBase+2*mb))
 	put(t, b.disk, "000000010000000000000009.00001000.tail", make([]byte, 4095))
 	put(t, b.disk, "00000002.history", []byte("1 nonsense"))
 	put(t, b.disk, "00000002.history.bad-1", []byte("an earlier one"))
@@ -202,7 +202,7 @@ func TestRecoveryFromABadSector(t *testing.T) {
 	s, err := open(badSector{b.disk, spoolDir + "/" + firstPartial, 600_000})
 	b.ok(err)
 	b.Spool = s
-	end := b.w.streams[1].lastEnd(worldBase + 512<<10)
+	end := lastEnd(b.w.streams[1], worldBase+512<<10)
 	b.wantResume(1, end)
 	b.wantFiles(firstPartial, firstPartial+".bad-1")
 	b.send(1, worldBase, worldBase+mb)

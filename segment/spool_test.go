@@ -59,7 +59,7 @@ func (b *bench) send(tli wal.Timeline, from, to wal.LSN) {
 	b.t.Helper()
 	from = testSize.Floor(from)
 	b.ok(b.Begin(tli, from))
-	b.ok(b.Append(tli, from, b.w.streams[tli].at(from, to)))
+	b.ok(b.Append(tli, from, b.w.streams[tli].At(from, to)))
 	durable, err := b.Sync()
 	b.ok(err)
 	if durable < to {
@@ -250,7 +250,7 @@ func TestDivergence(t *testing.T) {
 			c.setUp(b)
 			before := b.disk.CrashClone()
 			at := testSize.Floor(b.w.last[1] - 1)
-			other := append([]byte(nil), b.w.streams[1].at(at, b.w.last[1])...)
+			other := append([]byte(nil), b.w.streams[1].At(at, b.w.last[1])...)
 			other[50_000] ^= 4
 			b.ok(b.Begin(1, at))
 			b.ok(b.Append(1, at, other[:40_000]))

@@ -160,7 +160,7 @@ func TestNextWaits(t *testing.T) {
 			t.Fatalf("got %s before it was sealed", name)
 		default:
 		}
-		b.ok(b.Append(1, worldBase+mb-100, b.w.streams[1].at(worldBase+mb-100, worldBase+mb)))
+		b.ok(b.Append(1, worldBase+mb-100, b.w.streams[1].At(worldBase+mb-100, worldBase+mb)))
 		if name := <-got; name != "000000010000000000000007" {
 			t.Errorf("got %s", name)
 		}
@@ -186,7 +186,7 @@ func TestReleaseKeepsWhatTheOpenSegmentNeeds(t *testing.T) {
 	}
 	b.disk = b.disk.CrashClone()
 	b.restart()
-	b.wantResume(1, b.w.streams[1].lastEnd(worldBase+2*mb+mb/2+20_000))
+	b.wantResume(1, lastEnd(b.w.streams[1], worldBase+2*mb+mb/2+20_000))
 	for _, p := range b.next() {
 		b.ok(b.Release(p))
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -18,7 +19,7 @@ import (
 // world is everything around a spool: a server with two timelines, a receiver,
 // an archive, and the book of what was acknowledged.
 type world struct {
-	streams map[wal.Timeline]*generator
+	streams map[wal.Timeline]*walgen.WAL
 	last    map[wal.Timeline]wal.LSN // how far the server sends each
 	fork    wal.LSN                  // where timeline 1 ended on the server
 	newest  wal.Timeline
@@ -28,9 +29,13 @@ type world struct {
 	archived map[string][]byte // by file name
 }
 
-const spoolDir = "/var/spool/wal"
+const (
+	spoolDir = "/var/spool/wal"
+	testSize = segment.MinSize
+)
 
 var (
+	identity  = segment.Identity{SystemIdentifier: 7_300_000_000_000_000_001, MajorVersion: 15, SegmentSize: testSize}
 	worldBase = wal.LSN(7 * testSize)
 	history2  = "1\t%s\tno recovery target specified\n"
 )
@@ -41,19 +46,20 @@ func newWorld() *world { return theWorld().snapshot() }
 
 var theWorld = sync.OnceValue(func() *world {
 	const mb = wal.LSN(testSize)
-	one := newGenerator(1, worldBase)
-	one.fill(worldBase + mb/2)
-	one.record(int(2 * mb)) // all of the second segment lies inside
-	one.fill(worldBase + 3*mb + mb/3)
-	two := one.fork(2)
-	fork := one.end()
-	one.fill(fork + 9000)
-	two.fill(worldBase + 4*mb + mb/4)
-	two.switchSegment()
-	two.fill(worldBase + 5*mb + mb/3)
+	one := newWAL(1, worldBase)
+	one.Fill(worldBase + mb/2)
+	one.Noise(int(2 * mb)) // all of the second segment lies inside
+	one.Fill(worldBase + 3*mb + mb/3)
+	two := one.Fork(2)
+	fork := one.End()
+	one.Fill(fork + 9000)
+	two.Fill(worldBase + 4*mb + mb/4)
+	two.Switch()
+	two.Records[len(two.Records)-1].End = two.End() // the zeros behind it count
+	two.Fill(worldBase + 5*mb + mb/3)
 	return &world{
-		streams:  map[wal.Timeline]*generator{1: one, 2: two},
-		last:     map[wal.Timeline]wal.LSN{1: one.end(), 2: two.end()},
+		streams:  map[wal.Timeline]*walgen.WAL{1: one, 2: two},
+		last:     map[wal.Timeline]wal.LSN{1: one.End(), 2: two.End()},
 		fork:     fork,
 		newest:   2,
 		chunk:    150_000,
@@ -61,6 +67,24 @@ var theWorld = sync.OnceValue(func() *world {
 		archived: map[string][]byte{},
 	}
 })
+
+func newWAL(tli wal.Timeline, start wal.LSN) *walgen.WAL {
+	return walgen.New(wal.ScanConfig{
+		Start: start, Timeline: tli, SystemIdentifier: identity.SystemIdentifier,
+		SegmentSize: uint32(testSize), Major: identity.MajorVersion,
+	}, 1)
+}
+
+// lastEnd is the end of the last record of g at or before lsn; where g begins
+// when there is none.
+func lastEnd(g *walgen.WAL, lsn wal.LSN) wal.LSN {
+	for _, r := range slices.Backward(g.Records) {
+		if r.End <= lsn {
+			return r.End
+		}
+	}
+	return g.Config.Start
+}
 
 // snapshot is the world at this moment, for a test that goes on from here.
 func (w *world) snapshot() *world {
@@ -115,7 +139,7 @@ func (w *world) stream(s *segment.Spool, tli wal.Timeline, from wal.LSN) error {
 	}
 	for i := 1; from < w.last[tli]; i++ {
 		to := min(from+wal.LSN(w.chunk), w.last[tli])
-		if err := s.Append(tli, from, w.streams[tli].at(from, to)); err != nil {
+		if err := s.Append(tli, from, w.streams[tli].At(from, to)); err != nil {
 			return err
 		}
 		from = to
@@ -141,7 +165,7 @@ func (w *world) sync(s *segment.Spool, tli wal.Timeline, sent wal.LSN) error {
 	if durable < sent {
 		return fmt.Errorf("timeline %s: durable %s after Sync, sent %s", tli, durable, sent)
 	}
-	if durable > w.streams[tli].base { // at its base nothing came yet
+	if durable > w.streams[tli].Config.Start { // at its base nothing came yet
 		w.acked[tli] = max(w.acked[tli], durable)
 	}
 	return nil
@@ -177,7 +201,7 @@ func (w *world) archive(s *segment.Spool) error {
 // want is what the server sent for p.
 func (w *world) want(p segment.Sealed) []byte {
 	start := p.ID.Start(testSize)
-	return w.streams[p.ID.Timeline].at(start, start+wal.LSN(p.To))
+	return w.streams[p.ID.Timeline].At(start, start+wal.LSN(p.To))
 }
 
 func read(p segment.Sealed) ([]byte, error) {
@@ -235,7 +259,7 @@ func (w *world) checkResume(fsys fsx.FS, s *segment.Spool) error {
 		return fmt.Errorf("resume at %v, but timeline %s was acknowledged", pos, newest)
 	case pos.Timeline > newest:
 		return nil
-	case pos.LSN < w.streams[newest].lastEnd(w.acked[newest]) && !w.remainderArchived(newest):
+	case pos.LSN < lastEnd(w.streams[newest], w.acked[newest]) && !w.remainderArchived(newest):
 		return fmt.Errorf("resume at %s, before the last record that was acknowledged at %s", pos.LSN, w.acked[newest])
 	}
 	return w.checkHeld(fsys, pos.Timeline, pos.LSN)
@@ -255,9 +279,9 @@ func (w *world) remainderArchived(tli wal.Timeline) bool {
 // checkHeld wants every byte of tli before upTo in spool or archive.
 func (w *world) checkHeld(fsys fsx.FS, tli wal.Timeline, upTo wal.LSN) error {
 	g := w.streams[tli]
-	for from := g.base; from < upTo; from += wal.LSN(testSize) {
+	for from := g.Config.Start; from < upTo; from += wal.LSN(testSize) {
 		to := min(from+wal.LSN(testSize), upTo)
-		want := g.at(from, to)
+		want := g.At(from, to)
 		ok, err := w.holds(fsys, segment.At(tli, from, testSize).Name(testSize), want)
 		if err != nil {
 			return err
