@@ -16,6 +16,7 @@ import (
 	"testing/iotest"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -43,10 +44,10 @@ func (f *fixed) Get(_ context.Context, name string, off, n int64) (io.ReadCloser
 
 // stored is a segment as an object, and an archive that reads whatever takes
 // its place.
-func stored(t testing.TB, g *walgen, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
+func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
 	t.Helper()
 	whole := newArchive(t)
-	p, data := g.segment(0)
+	p, data := segmentOf(g, 0)
 	h, err := whole.Describe(p, bytes.NewReader(data), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -71,10 +72,10 @@ func stored(t testing.TB, g *walgen, level archive.Level) (a *archive.Archive, f
 }
 
 // small is a segment whose object is small: a commit and a switch.
-func small() *walgen {
+func small() *walgen.WAL {
 	g := newWAL(1, 1, 1)
-	g.commit(g.now)
-	g.switchWAL()
+	g.Commit(g.Now)
+	g.Switch()
 	return g
 }
 
@@ -124,7 +125,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 
 	g := newWAL(1, 1, 2)
-	g.fill(1)
+	g.FillSegments(1)
 	a, f, id = stored(t, g, 1)
 	good = f.body
 	rnd := rand.New(rand.NewPCG(1, 1))
@@ -202,8 +203,8 @@ func TestMisplaced(t *testing.T) {
 // An object whose digests agree is still no segment if it holds no WAL of it.
 func TestOtherWAL(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 5, 1)
-	g.fill(1)
-	_, data := g.segment(0)
+	g.FillSegments(1)
+	_, data := segmentOf(g, 0)
 	p := archive.Piece{ID: segment.ID{Timeline: 1, No: 6}, To: int64(testSize)}
 	sum := sha256.Sum256(data)
 	h := &archive.Header{Identity: testCluster, Timeline: 1, StartLSN: p.ID.Start(testSize), To: p.To, SHA256: hex.EncodeToString(sum[:])}
@@ -217,9 +218,9 @@ func TestOtherWAL(t *testing.T) {
 func TestLongHeader(t *testing.T) {
 	g := newWAL(1, 1, 1)
 	for i := range 300 {
-		g.restorePoint(fmt.Sprintf("point_%d", i))
+		g.RestorePoint(g.Now, fmt.Sprintf("point_%d", i))
 	}
-	g.switchWAL()
+	g.Switch()
 	a, f, id := stored(t, g, 0)
 	h, err := a.Header(t.Context(), archive.Piece{ID: id, To: int64(testSize)})
 	if err != nil {
@@ -240,8 +241,8 @@ func TestLongHeader(t *testing.T) {
 // The zstd of the distribution unpacks objects of every level.
 func TestZstdTool(t *testing.T) {
 	g := newWAL(1, 1, 9)
-	g.fill(1)
-	_, want := g.segment(0)
+	g.FillSegments(1)
+	_, want := segmentOf(g, 0)
 	for level := range archive.Level(4) {
 		_, f, _ := stored(t, g, level)
 		name := filepath.Join(t.TempDir(), "segment.zst")

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -30,15 +31,15 @@ func TestFetchAbsent(t *testing.T) {
 
 func TestFetchTail(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(1)
+	g.FillSegments(1)
 	for _, to := range []int64{8192, 100_000, 50_000} {
-		p, data := g.tail(0, to)
+		p, data := tailOf(g, 0, to)
 		h := putPiece(t, a, p, data, nil)
 		if h.Carry != nil || h.To != to {
 			t.Errorf("header of a tail: %+v", h)
 		}
 	}
-	p, data := g.segment(0)
+	p, data := segmentOf(g, 0)
 	fetch := func() (int64, error) {
 		var got writerAt
 		n, err := a.FetchTail(t.Context(), p.ID, &got)
@@ -64,12 +65,12 @@ func TestFetchTail(t *testing.T) {
 }
 
 // putMiddle stores bytes [from, to) of a segment, and damages the object.
-func putMiddle(t *testing.T, a *archive.Archive, g *walgen, from, to int64, damage bool) {
+func putMiddle(t *testing.T, a *archive.Archive, g *walgen.WAL, from, to int64, damage bool) {
 	t.Helper()
-	p, data := g.segment(0)
+	p, data := segmentOf(g, 0)
 	p.Tail, p.From, p.To = true, from, to
 	sum := sha256.Sum256(data[from:to])
-	h := &archive.Header{Identity: testCluster, Timeline: 1, StartLSN: g.start, From: from, To: to, SHA256: hex.EncodeToString(sum[:])}
+	h := &archive.Header{Identity: testCluster, Timeline: 1, StartLSN: g.Config.Start, From: from, To: to, SHA256: hex.EncodeToString(sum[:])}
 	if err := a.PutSegment(t.Context(), p, h, bytes.NewReader(data), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -98,14 +99,14 @@ func putMiddle(t *testing.T, a *archive.Archive, g *walgen, from, to int64, dama
 // others gave.
 func TestFetchTailOverlapping(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(1)
+	g.FillSegments(1)
 	putMiddle(t, a, g, 0, 300_000, true)
 	putMiddle(t, a, g, 0, 100_000, false)
 	putMiddle(t, a, g, 50_000, 150_000, true)
 	putMiddle(t, a, g, 100_000, 120_000, false)
 	putMiddle(t, a, g, 90_000, 130_000, false)
 	putMiddle(t, a, g, 140_000, 160_000, false)
-	p, data := g.segment(0)
+	p, data := segmentOf(g, 0)
 	var got writerAt
 	n, err := a.FetchTail(t.Context(), p.ID, &got)
 	var corrupt *archive.CorruptError
@@ -138,13 +139,13 @@ func (h *hiding) Get(ctx context.Context, name string, off, n int64) (io.ReadClo
 // A segment that is completed between two questions must not seem absent.
 func TestFetchTailWhileCompleted(t *testing.T) {
 	whole, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(1)
-	p, data := g.segment(0)
+	g.FillSegments(1)
+	p, data := segmentOf(g, 0)
 	putPiece(t, whole, p, data, nil)
 	if n, err := whole.FetchTail(t.Context(), p.ID, new(writerAt)); n != 0 || err == nil || errors.Is(err, archive.ErrNotExist) {
 		t.Errorf("no tail beside a complete segment: %d, %v, want an error that is no absence", n, err)
 	}
-	tail, tailData := g.tail(0, 8192)
+	tail, tailData := tailOf(g, 0, 8192)
 	putPiece(t, whole, tail, tailData, nil)
 	a, err := archive.Open(t.Context(), &hiding{Store: whole.Store(), list: true})
 	if err != nil {

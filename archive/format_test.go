@@ -69,23 +69,24 @@ func TestByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newWAL(1, 1, 1)
-	g.fill(3)
+	g.FillSegments(3)
 	var object string
 	for i := range 2 {
-		p, data := g.segment(i)
+		p, data := segmentOf(g, i)
 		putPiece(t, a, p, data, nil)
 		want[p.ID.Name(testSize)] = data
 		object = filepath.Join(root, p.Name(testSize))
 	}
 	for _, to := range []int64{10_000, 123_456, 8192} {
-		p, data := g.tail(2, to)
+		p, data := tailOf(g, 2, to)
 		putPiece(t, a, p, data, nil)
 		if to == 123_456 {
 			want[p.ID.Name(testSize)] = append(bytes.Clone(data), make([]byte, int64(testSize)-to)...)
 		}
 	}
-	third := &walgen{tli: 1, start: g.start + 2*wal.LSN(testSize), buf: g.buf[2*testSize:]}
-	putMiddle(t, a, third, 65_536, 123_456, false)
+	third := *g
+	third.Config.Start, third.Bytes = g.Config.Start+2*wal.LSN(testSize), g.Bytes[2*testSize:]
+	putMiddle(t, a, &third, 65_536, 123_456, false)
 
 	out := filepath.Join(t.TempDir(), "plain")
 	recipe(t, "truncate -s", map[string]string{"ARCHIVE": root, "OUT": out, "SIZE": fmt.Sprint(testSize)})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -102,7 +103,7 @@ func (p *promises) copy() *promises {
 
 // story is the WAL that flows: two timelines with a fork within a segment.
 type story struct {
-	parent, child *walgen
+	parent, child *walgen.WAL
 	fork          wal.LSN
 	cuts          []wal.LSN // ends of records, between which the WAL arrives
 }
@@ -111,24 +112,22 @@ func newStory() *story {
 	g := newWAL(1, 1, 1)
 	s := &story{parent: g}
 	s.arrive(g, 1)
-	s.fork = g.pos()
-	next := *g
-	next.tli, next.start, next.buf = 2, testSize.Floor(s.fork), bytes.Clone(g.buf[testSize.Floor(s.fork)-g.start:])
-	s.child = &next
-	s.arrive(&next, 1)
+	s.fork = g.End()
+	s.child = g.Fork(2)
+	s.arrive(s.child, 1)
 	return s
 }
 
 // arrive fills n segments and begins another.
-func (s *story) arrive(g *walgen, n int) {
-	for len(g.buf) < n*int(testSize)+100_000 {
-		g.noise(300_000)
-		g.commit(g.now)
-		s.cuts = append(s.cuts, g.pos())
+func (s *story) arrive(g *walgen.WAL, n int) {
+	for len(g.Bytes) < n*int(testSize)+100_000 {
+		g.Noise(300_000)
+		g.Commit(g.Now)
+		s.cuts = append(s.cuts, g.End())
 	}
 }
 
-func (s *story) of(tli wal.Timeline) *walgen {
+func (s *story) of(tli wal.Timeline) *walgen.WAL {
 	if tli == 1 {
 		return s.parent
 	}
@@ -137,8 +136,8 @@ func (s *story) of(tli wal.Timeline) *walgen {
 
 // tell lets the story happen on a machine.
 func (s *story) tell(m *machine, p *promises) error {
-	for _, g := range []*walgen{s.parent, s.child} {
-		if g.tli == 2 {
+	for _, g := range []*walgen.WAL{s.parent, s.child} {
+		if g.Config.Timeline == 2 {
 			history := fmt.Appendf(nil, "1\t%s\tpromoted\n", s.fork)
 			if err := m.spool.EndTimeline(1, s.fork); err != nil {
 				return err
@@ -147,22 +146,22 @@ func (s *story) tell(m *machine, p *promises) error {
 				return err
 			}
 		}
-		if err := m.spool.Begin(g.tli, g.start); err != nil {
+		if err := m.spool.Begin(g.Config.Timeline, g.Config.Start); err != nil {
 			return err
 		}
-		at := g.start
+		at := g.Config.Start
 		for _, cut := range s.cuts {
-			if cut <= at || cut > g.pos() {
+			if cut <= at || cut > g.End() {
 				continue
 			}
-			if err := m.spool.Append(g.tli, at, g.buf[at-g.start:cut-g.start]); err != nil {
+			if err := m.spool.Append(g.Config.Timeline, at, g.At(at, cut)); err != nil {
 				return err
 			}
 			lsn, err := m.spool.Sync()
 			if err != nil {
 				return err
 			}
-			p.set(p.acked, g.tli, lsn)
+			p.set(p.acked, g.Config.Timeline, lsn)
 			at = cut
 		}
 	}
@@ -180,7 +179,7 @@ func (s *story) survived(fsys fsx.FS, p *promises, resume bool) error {
 		return err
 	}
 	for tli, end := range p.confirmed {
-		for lsn := s.of(tli).start; lsn < end; lsn += wal.LSN(testSize) {
+		for lsn := s.of(tli).Config.Start; lsn < end; lsn += wal.LSN(testSize) {
 			if err := s.inArchive(m.a, segment.At(tli, lsn, testSize)); err != nil {
 				return fmt.Errorf("confirmed segment at %s of timeline %s: %w", lsn, tli, err)
 			}
@@ -201,8 +200,7 @@ func (s *story) inArchive(a *archive.Archive, id segment.ID) error {
 	if _, err := a.Fetch(context.Background(), id, &got); err != nil {
 		return err
 	}
-	at := id.Start(testSize) - g.start
-	if !bytes.Equal(got.Bytes(), g.buf[at:at+wal.LSN(testSize)]) {
+	if !bytes.Equal(got.Bytes(), g.At(id.Start(testSize), id.End(testSize))) {
 		return errors.New("other bytes")
 	}
 	return nil
@@ -216,9 +214,9 @@ func (s *story) acked(m *machine, acked map[wal.Timeline]wal.LSN) error {
 	}
 	for tli, end := range acked {
 		g := s.of(tli)
-		for lsn := g.start; lsn < end; lsn += wal.LSN(testSize) {
+		for lsn := g.Config.Start; lsn < end; lsn += wal.LSN(testSize) {
 			id := segment.At(tli, lsn, testSize)
-			want := g.buf[lsn-g.start : min(end, id.End(testSize))-g.start]
+			want := g.At(lsn, min(end, id.End(testSize)))
 			if s.inArchive(m.a, id) == nil || s.inTail(m.a, id, want) || inSpool(view, id, want) {
 				continue
 			}

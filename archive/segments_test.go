@@ -24,11 +24,11 @@ import (
 // continue each other.
 func TestSegmentsRoundTrip(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 3, 1)
-	g.fill(4)
+	g.FillSegments(4)
 	var before *archive.Header
 	records := int64(0)
 	for i := range 4 {
-		p, data := g.segment(i)
+		p, data := segmentOf(g, i)
 		h := putPiece(t, a, p, data, before)
 		var got bytes.Buffer
 		fetched, err := a.Fetch(t.Context(), p.ID, &got)
@@ -48,7 +48,7 @@ func TestSegmentsRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(h, alone, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("header read alone (-put +read):\n%s", diff)
 		}
-		if h.UnknownCarry || h.RunningMaxSince != g.start || !h.RunningMax.Equal(h.MaxTime) {
+		if h.UnknownCarry || h.RunningMaxSince != g.Config.Start || !h.RunningMax.Equal(h.MaxTime) {
 			t.Errorf("segment %d: unknown carry %v, running maximum %s since %s", i, h.UnknownCarry, h.RunningMax, h.RunningMaxSince)
 		}
 		records += h.Records
@@ -61,22 +61,22 @@ func TestSegmentsRoundTrip(t *testing.T) {
 
 func TestRunningMaximum(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 2)
-	late := g.now.Add(time.Hour)
-	g.commit(late) // another server's clock, or a slow committer
-	g.restorePoint("before_release")
-	g.fill(3)
+	late := g.Now.Add(time.Hour)
+	g.Commit(late) // another server's clock, or a slow committer
+	g.RestorePoint(g.Now, "before_release")
+	g.FillSegments(3)
 	var before *archive.Header
 	for i := range 3 {
-		p, data := g.segment(i)
+		p, data := segmentOf(g, i)
 		before = putPiece(t, a, p, data, before)
-		if !before.RunningMax.Equal(late) || before.RunningMaxSince != g.start {
-			t.Errorf("segment %d: running maximum %s since %s, want %s since %s", i, before.RunningMax, before.RunningMaxSince, late, g.start)
+		if !before.RunningMax.Equal(late) || before.RunningMaxSince != g.Config.Start {
+			t.Errorf("segment %d: running maximum %s since %s, want %s since %s", i, before.RunningMax, before.RunningMaxSince, late, g.Config.Start)
 		}
 		if i > 0 && before.MaxTime.Equal(late) {
 			t.Errorf("segment %d: its own maximum is that of the first", i)
 		}
 	}
-	p, data := g.segment(2)
+	p, data := segmentOf(g, 2)
 	h, err := a.Describe(p, bytes.NewReader(data), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -88,15 +88,15 @@ func TestRunningMaximum(t *testing.T) {
 
 func TestSwitchedSegment(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 2)
-	g.commit(g.now)
-	g.switchWAL()
-	g.fill(2)
-	p, data := g.segment(0)
+	g.Commit(g.Now)
+	g.Switch()
+	g.FillSegments(2)
+	p, data := segmentOf(g, 0)
 	h := putPiece(t, a, p, data, nil)
 	if !h.Switch || h.Carry != nil || h.Records != 2 {
 		t.Errorf("header of a switched segment: %+v", h)
 	}
-	p, data = g.segment(1)
+	p, data = segmentOf(g, 1)
 	if h := putPiece(t, a, p, data, h); h.UnknownCarry {
 		t.Errorf("header behind a switched segment: %+v", h)
 	}
@@ -105,30 +105,30 @@ func TestSwitchedSegment(t *testing.T) {
 // WAL that is not whole is refused before anything is stored.
 func TestDescribeRefuses(t *testing.T) {
 	a, g := newArchive(t), newWAL(2, 8, 3)
-	g.fill(3)
-	first, firstData := g.segment(0)
+	g.FillSegments(3)
+	first, firstData := segmentOf(g, 0)
 	before := putPiece(t, a, first, firstData, nil)
-	p, good := g.segment(1)
+	p, good := segmentOf(g, 1)
 	if before.Carry == nil {
 		t.Fatal("no record crosses the border: the test needs one")
 	}
 	other := newWAL(2, 8, 4)
-	other.fill(2)
+	other.FillSegments(2)
 	seam := newWAL(2, 8, 5)
-	seam.commit(seam.now)
-	seam.switchWAL()
-	seamFirst, seamData := seam.segment(0)
+	seam.Commit(seam.Now)
+	seam.Switch()
+	seamFirst, seamData := segmentOf(seam, 0)
 	atBoundary, err := a.Describe(seamFirst, bytes.NewReader(seamData), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	noCross := newWAL(2, 9, 6) // begins with a record, but with another before it
-	noCross.prev = seam.start + 0x100
-	noCross.fill(1)
+	noCross.Last = seam.Config.Start + 0x100
+	noCross.FillSegments(1)
 
 	huge := newWAL(2, 9, 7)
-	huge.noise(3 << 20)
-	_, inside := huge.segment(1)
+	huge.Noise(3 << 20)
+	_, inside := segmentOf(huge, 1)
 
 	change := func(at int, with ...byte) []byte {
 		b := bytes.Clone(good)
@@ -149,9 +149,9 @@ func TestDescribeRefuses(t *testing.T) {
 		{"a newer timeline's page", p, change(4, 3), before},
 		{"an older file than its pages", archive.Piece{ID: segment.ID{Timeline: 1, No: p.ID.No}, To: p.To}, good, nil},
 		{"PostgreSQL 16", p, change(0, 0x13), before},
-		{"another carry", p, func() []byte { _, d := other.segment(1); return d }(), before},
+		{"another carry", p, func() []byte { _, d := segmentOf(other, 1); return d }(), before},
 		{"a continuation after a boundary", p, good, atBoundary},
-		{"a record that follows another", p, noCross.buf[:testSize], atBoundary},
+		{"a record that follows another", p, noCross.Bytes[:testSize], atBoundary},
 		{"the inside of a record after a boundary", archive.Piece{ID: p.ID.Next(), To: p.To}, inside, atBoundary},
 		{"zeros in a tail", archive.Piece{ID: p.ID, Tail: true, To: 500_000}, append(bytes.Clone(good[:400_000]), make([]byte, 100_000)...), before},
 	}
@@ -182,8 +182,8 @@ func TestDescribeRefuses(t *testing.T) {
 // stored.
 func TestPutSegmentReadsAgain(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(1)
-	p, data := g.segment(0)
+	g.FillSegments(1)
+	p, data := segmentOf(g, 0)
 	h, err := a.Describe(p, bytes.NewReader(data), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -203,9 +203,9 @@ func TestPutSegmentReadsAgain(t *testing.T) {
 
 func TestPutSegmentTwice(t *testing.T) {
 	a, g, other := newArchive(t), newWAL(1, 1, 1), newWAL(1, 1, 2)
-	g.fill(1)
-	other.fill(1)
-	p, data := g.segment(0)
+	g.FillSegments(1)
+	other.FillSegments(1)
+	p, data := segmentOf(g, 0)
 	h := putPiece(t, a, p, data, nil)
 	h2 := *h
 	h2.RunningMax = h2.RunningMax.Add(time.Hour) // what another receiver knew
@@ -214,7 +214,7 @@ func TestPutSegmentTwice(t *testing.T) {
 			t.Errorf("the same bytes again, level %d: %v", level, err)
 		}
 	}
-	_, otherData := other.segment(0)
+	_, otherData := segmentOf(other, 0)
 	oh, err := a.Describe(p, bytes.NewReader(otherData), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -235,8 +235,8 @@ func TestPutSegmentTwice(t *testing.T) {
 // What is there already counts as stored only once it is surely durable.
 func TestConfirmFails(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(1)
-	p, data := g.segment(0)
+	g.FillSegments(1)
+	p, data := segmentOf(g, 0)
 	h := putPiece(t, a, p, data, nil)
 	history := []byte("1\t0/200000\tpromoted\n")
 	if err := a.PutHistory(t.Context(), 2, history); err != nil {
@@ -268,12 +268,12 @@ func (noConfirm) Confirm(context.Context, string) error { return errNotDurable }
 func TestBefore(t *testing.T) {
 	ctx := t.Context()
 	a, g := newArchive(t), newWAL(1, 1, 1)
-	g.fill(3)
+	g.FillSegments(3)
 	for i := range 2 {
-		p, data := g.segment(i)
+		p, data := segmentOf(g, i)
 		putPiece(t, a, p, data, nil)
 	}
-	fork := g.start + wal.LSN(2*testSize) + 0x2000
+	fork := g.Config.Start + wal.LSN(2*testSize) + 0x2000
 	if err := a.PutHistory(ctx, 2, fmt.Appendf(nil, "1\t%s\tno recovery target specified\n", fork)); err != nil {
 		t.Fatal(err)
 	}
@@ -283,8 +283,8 @@ func TestBefore(t *testing.T) {
 	}{
 		{segment.ID{Timeline: 1, No: 0}, 0},
 		{segment.ID{Timeline: 1, No: 1}, 0},
-		{segment.ID{Timeline: 1, No: 2}, g.start},
-		{segment.ID{Timeline: 2, No: 3}, g.start + wal.LSN(testSize)},
+		{segment.ID{Timeline: 1, No: 2}, g.Config.Start},
+		{segment.ID{Timeline: 2, No: 3}, g.Config.Start + wal.LSN(testSize)},
 		{segment.ID{Timeline: 2, No: 4}, 0},
 	} {
 		h, err := a.Before(ctx, test.id)
@@ -346,8 +346,8 @@ func TestRealWAL(t *testing.T) {
 
 func BenchmarkSegment(b *testing.B) {
 	a, g := newArchive(b), newWAL(1, 1, 1)
-	g.fill(1)
-	p, data := g.segment(0)
+	g.FillSegments(1)
+	p, data := segmentOf(g, 0)
 	h, err := a.Describe(p, bytes.NewReader(data), nil)
 	if err != nil {
 		b.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -86,10 +87,10 @@ func newUpload(t *testing.T) *upload {
 }
 
 // receive puts all of g's WAL into the spool.
-func (u *upload) receive(g *walgen) {
+func (u *upload) receive(g *walgen.WAL) {
 	u.t.Helper()
-	u.must(u.spool.Begin(g.tli, g.start))
-	u.must(u.spool.Append(g.tli, g.start, g.buf))
+	u.must(u.spool.Begin(g.Config.Timeline, g.Config.Start))
+	u.must(u.spool.Append(g.Config.Timeline, g.Config.Start, g.Bytes))
 	_, err := u.spool.Sync()
 	u.must(err)
 }

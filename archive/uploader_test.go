@@ -22,7 +22,7 @@ import (
 func TestUploader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(5)
+		g.FillSegments(5)
 		u.receive(g)
 		u.store.onPut = func(name string) error { // the first segment is slow, the third faster than any
 			if strings.HasSuffix(name, "1.zst") {
@@ -36,12 +36,12 @@ func TestUploader(t *testing.T) {
 			t.Errorf("%d pieces are not released", u.waiting())
 		}
 		for i := range 5 {
-			p, data := g.segment(i)
+			p, data := segmentOf(g, i)
 			var got bytes.Buffer
 			h, err := u.a.Fetch(t.Context(), p.ID, &got)
 			if err != nil || !bytes.Equal(got.Bytes(), data) {
 				t.Errorf("segment %d: %v", i, err)
-			} else if h.UnknownCarry || h.RunningMaxSince != g.start {
+			} else if h.UnknownCarry || h.RunningMaxSince != g.Config.Start {
 				t.Errorf("segment %d does not continue the one before: %+v", i, h)
 			}
 		}
@@ -57,7 +57,7 @@ func TestUploader(t *testing.T) {
 func TestUploaderRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(2)
+		g.FillSegments(2)
 		u.receive(g)
 		down := errors.New("store is down")
 		u.store.onPut = func(string) error { return down }
@@ -73,7 +73,7 @@ func TestUploaderRetries(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(2)
+		g.FillSegments(2)
 		u.receive(g)
 		var n atomic.Int64
 		u.store.onPut = func(string) error {
@@ -94,18 +94,18 @@ func TestUploaderRetries(t *testing.T) {
 func TestUploaderConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(3)
-		g.switchWAL()
+		g.FillSegments(3)
+		g.Switch()
 		other := newWAL(1, 2, 2)
-		other.fill(1)
-		p, data := other.segment(0)
+		other.FillSegments(1)
+		p, data := segmentOf(other, 0)
 		putPiece(t, u.a, p, data, nil)
 		u.receive(g)
 		u.must(u.spool.SaveHistory(2, []byte("1\t0/500000\tpromoted\n")))
 		u.must(u.spool.EndTimeline(1, 0x500000))
 		next := newWAL(2, 5, 3)
-		next.prev = g.prev
-		next.fill(1)
+		next.Last = g.Last
+		next.FillSegments(1)
 		u.receive(next)
 		u.store.onPut = func(name string) error {
 			if strings.HasSuffix(name, "2.zst") {
@@ -136,8 +136,8 @@ func TestUploaderConflict(t *testing.T) {
 func TestUploaderBrokenWAL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(3)
-		g.buf[testSize+400_000] ^= 1
+		g.FillSegments(3)
+		g.Bytes[testSize+400_000] ^= 1
 		u.receive(g)
 		u.run(time.Hour)
 		u.wantConfirmed("1:0/200000")
@@ -159,17 +159,16 @@ func TestUploaderBrokenWAL(t *testing.T) {
 func TestUploaderTimelineSwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(1)
-		g.commit(g.now)
-		fork := g.pos()
+		g.FillSegments(1)
+		g.Commit(g.Now)
+		fork := g.End()
 		u.receive(g)
 		history := fmt.Appendf(nil, "1\t%s\tno recovery target specified\n", fork)
 		u.must(u.spool.SaveHistory(2, history))
 		u.must(u.spool.EndTimeline(1, fork))
-		next := *g // the new timeline's segment begins with the old one's bytes
-		next.tli, next.start, next.buf = 2, g.start+wal.LSN(testSize), bytes.Clone(g.buf[testSize:])
-		next.fill(1)
-		u.receive(&next)
+		next := g.Fork(2) // its first segment begins with the old timeline's bytes
+		next.FillSegments(1)
+		u.receive(next)
 		var n atomic.Int64
 		u.store.onPut = func(name string) error {
 			if name == "wal/00000002.history" && n.Add(1) < 3 {
@@ -195,7 +194,7 @@ func TestUploaderTimelineSwitch(t *testing.T) {
 			t.Errorf("puts in the order %q", u.store.puts)
 		}
 		header, err := u.a.Header(t.Context(), archive.Piece{ID: segment.ID{Timeline: 2, No: 2}, To: int64(testSize)})
-		if err != nil || header.UnknownCarry || header.RunningMaxSince != g.start {
+		if err != nil || header.UnknownCarry || header.RunningMaxSince != g.Config.Start {
 			t.Errorf("the new timeline does not continue the old one: %+v, %v", header, err)
 		}
 		if s := u.up.Status(); s.Tails != 1 || s.Segments != 2 || u.waiting() != 0 {
@@ -209,9 +208,9 @@ func TestUploaderTimelineSwitch(t *testing.T) {
 func TestUploaderTails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(1)
-		g.commit(g.now)
-		g.noise(50_000)
+		g.FillSegments(1)
+		g.Commit(g.Now)
+		g.Noise(50_000)
 		short := *g
 		u.receive(&short)
 		for range 2 { // repeating is harmless
@@ -222,12 +221,12 @@ func TestUploaderTails(t *testing.T) {
 			u.must(u.up.StoreTail(t.Context(), open))
 		}
 		stray := newWAL(1, 2, 5)
-		stray.fill(1)
-		p, data := stray.tail(0, 16384)
+		stray.FillSegments(1)
+		p, data := tailOf(stray, 0, 16384)
 		putPiece(t, u.a, p, data, nil)
 
-		g.fill(2)
-		u.must(u.spool.Append(1, short.pos(), g.buf[len(short.buf):]))
+		g.FillSegments(2)
+		u.must(u.spool.Append(1, short.End(), g.Bytes[len(short.Bytes):]))
 		_, err := u.spool.Sync()
 		u.must(err)
 		failed := false
@@ -241,7 +240,7 @@ func TestUploaderTails(t *testing.T) {
 		before := u.objects()
 		u.run(time.Minute)
 		u.wantConfirmed("1:0/200000", "1:0/300000")
-		tail := fmt.Sprintf("00000001/000000010000000000000002.tail/00000000-%08X.zst", len(short.buf)-int(testSize))
+		tail := fmt.Sprintf("00000001/000000010000000000000002.tail/00000000-%08X.zst", len(short.Bytes)-int(testSize))
 		if !slices.Contains(before, tail) {
 			t.Errorf("tail %s is not among %q", tail, before)
 		}
@@ -268,9 +267,9 @@ func TestUploaderTails(t *testing.T) {
 func TestUploaderAfterDamage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
-		g.fill(2)
+		g.FillSegments(2)
 		second := *g
-		second.start, second.buf = g.start+wal.LSN(testSize), g.buf[testSize:]
+		second.Config.Start, second.Bytes = g.Config.Start+wal.LSN(testSize), g.Bytes[testSize:]
 		u.must(u.store.Mem.Put(t.Context(), "wal/00000001/000000010000000000000001.zst", strings.NewReader("damaged")))
 		u.receive(&second)
 		u.run(time.Hour)
