@@ -3,6 +3,9 @@ package pg
 import (
 	"errors"
 	"fmt"
+	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -60,28 +63,24 @@ var errWALLevel = errors.New("the server allows no WAL senders")
 // what to do about it.
 func explain(cfg *pgconn.Config, err error) error {
 	where, user := Address(cfg), cfg.User
-	replication := cfg.RuntimeParams["replication"] != ""
 	if errors.Is(err, ErrStandby) {
 		return hint.Errorf("give the primary's address in -d/--dbname",
 			"connect to %s: %w", where, ErrStandby)
 	}
 	var e *pgconn.PgError
 	if !errors.As(err, &e) {
-		return fmt.Errorf("connect to %s: %w", where, plain(err))
+		return hint.With(fmt.Errorf("connect to %s: %w", where, &connectError{err}),
+			"does a server listen there? pg_isready -h %s -p %d; another one: -d 'host=db1 user=walstream'", hint.Quote(cfg.Host), cfg.Port)
 	}
 	err = fmt.Errorf("connect to %s as %s: %w", where, user, e)
 	switch e.Code {
 	case codeInvalidPassword:
-		return hint.With(err, "put the password of %s into ~/.pgpass or PGPASSWORD", user)
+		return hint.With(err, "put the right password into ~/.pgpass (mode 600): %s", passLine(cfg))
 	case codeInvalidAuth:
 		if strings.Contains(e.Message, "does not exist") {
 			return hint.With(err, "CREATE ROLE %s LOGIN REPLICATION PASSWORD '…';", quoteIdent(user))
 		}
-		db := "replication"
-		if !replication {
-			db = cfg.Database
-		}
-		return hint.With(err, "add to pg_hba.conf: host %s %s <address of this host>/32 scram-sha-256, then: SELECT pg_reload_conf();", db, user)
+		return hint.With(err, "add to pg_hba.conf: %s, then: SELECT pg_reload_conf();", hbaLine(cfg, e.Message))
 	case CodeInsufficientRight:
 		return hint.With(err, "ALTER ROLE %s REPLICATION;", quoteIdent(user))
 	case codeTooManyConnections:
@@ -93,14 +92,75 @@ func explain(cfg *pgconn.Config, err error) error {
 	return err
 }
 
-// plain takes the driver's own framing off a connection error, which repeats
-// user and database and would show them twice.
-func plain(err error) error {
-	var ce *pgconn.ConnectError
-	if errors.As(err, &ce) && ce.Unwrap() != nil {
-		return ce.Unwrap()
+// passLine is the line of .pgpass that belongs to a connection. Sockets are
+// found there as localhost.
+func passLine(cfg *pgconn.Config) string {
+	host := cfg.Host
+	if strings.HasPrefix(host, "/") {
+		host = "localhost"
 	}
-	return err
+	return fmt.Sprintf("%s:%d:*:%s:PASSWORD", host, cfg.Port, cfg.User)
+}
+
+// hbaFrom is where the server says the connection comes from, in English.
+var hbaFrom = regexp.MustCompile(`from host "([^"]+)"`)
+
+// hbaLine is the line of pg_hba.conf that lets a connection in.
+func hbaLine(cfg *pgconn.Config, message string) string {
+	db := cfg.Database
+	if cfg.RuntimeParams["replication"] != "" {
+		db = "replication"
+	}
+	who := db + " " + cfg.User
+	from := "<address of this host>/32"
+	if m := hbaFrom.FindStringSubmatch(message); m != nil {
+		from = m[1] + "/32"
+		if strings.Contains(m[1], ":") {
+			from = m[1] + "/128"
+		}
+	}
+	if strings.HasPrefix(cfg.Host, "/") {
+		return "local " + who + " scram-sha-256"
+	}
+	return "host " + who + " " + from + " scram-sha-256"
+}
+
+// connectError is a connection that was not made. Its text is only what is at
+// the bottom, each reason once: the driver tries every address of a host, some
+// twice, and repeats them all.
+type connectError struct{ err error }
+
+func (e *connectError) Unwrap() error { return e.err }
+
+func (e *connectError) Error() string {
+	var reasons []string
+	for _, r := range roots(e.err) {
+		text := r.Error()
+		if errors.Is(r, io.EOF) || errors.Is(r, io.ErrUnexpectedEOF) {
+			text = "the server closed the connection"
+		}
+		if !slices.Contains(reasons, text) {
+			reasons = append(reasons, text)
+		}
+	}
+	return strings.Join(reasons, ", ")
+}
+
+// roots lists the errors at the bottom of err.
+func roots(err error) []error {
+	switch e := err.(type) { //nolint:errorlint // the chain itself is the subject
+	case interface{ Unwrap() error }:
+		if next := e.Unwrap(); next != nil {
+			return roots(next)
+		}
+	case interface{ Unwrap() []error }:
+		var list []error
+		for _, next := range e.Unwrap() {
+			list = append(list, roots(next)...)
+		}
+		return list
+	}
+	return []error{err}
 }
 
 func quoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
