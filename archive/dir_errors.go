@@ -52,7 +52,7 @@ func (d *Dir) hint(err error) error {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EMLINK):
 		return hint.With(err, "the archive needs a file system with hard links, to never overwrite an object: findmnt -T %s", d.root)
 	case errors.Is(err, fs.ErrPermission):
-		return hint.With(err, "walstream needs the right to do so: ls -ld %s", d.root)
+		return hint.With(err, "%s", hint.Access(d.root))
 	case errors.Is(err, unix.ENOTDIR):
 		return hint.With(err, "something that is no directory is in the way: ls -lR %s", d.root)
 	case errors.Is(err, unix.EIO):

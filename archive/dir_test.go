@@ -197,7 +197,7 @@ func TestDirFaults(t *testing.T) {
 		{"no hard links", faultFS{link: unix.EPERM}, unix.EPERM, "hard links"},
 		{"full", faultFS{create: unix.ENOSPC}, unix.ENOSPC, "df -h"},
 		{"read-only", faultFS{create: unix.EROFS}, unix.EROFS, "read-only"},
-		{"forbidden", faultFS{create: unix.EACCES}, unix.EACCES, "ls -ld"},
+		{"forbidden", faultFS{create: unix.EACCES}, unix.EACCES, "chown -R"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/walstream/walstream/internal/hint"
 )
 
 // Setting is one line of the recovery configuration.
@@ -88,7 +90,7 @@ func confTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.0
 func RestoreCommand(command []string) string {
 	words := make([]string, len(command))
 	for i, w := range command {
-		words[i] = strings.ReplaceAll(shellQuote(w), "%", "%%")
+		words[i] = strings.ReplaceAll(hint.Quote(w), "%", "%%")
 	}
 	return strings.Join(words, " ") + " %f %p || { [ $? -eq 1 ] && exit 1; exit 200; }"
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -164,7 +165,7 @@ func FuzzShellQuote(f *testing.F) {
 		if strings.Contains(word, "\x00") {
 			return
 		}
-		out, err := exec.Command("sh", "-c", "printf %s "+shellQuote(word)).Output()
+		out, err := exec.Command("sh", "-c", "printf %s "+hint.Quote(word)).Output()
 		if err != nil || string(out) != word {
 			t.Errorf("%q becomes %q, %v", word, out, err)
 		}

@@ -30,6 +30,8 @@ func LookupOwner(name string) (*Owner, error) {
 }
 
 // ownerFor decides who the restored files belong to; nil is whoever restores.
+// Files of root are refused, unless they are asked for: nobody could start
+// PostgreSQL on them.
 func ownerFor(cfg RestoreConfig) (*Owner, error) {
 	if cfg.Owner != nil || os.Geteuid() != 0 {
 		return cfg.Owner, nil
@@ -46,7 +48,8 @@ func ownerFor(cfg RestoreConfig) (*Owner, error) {
 			return &Owner{int(st.Uid), int(st.Gid)}, nil
 		}
 	}
-	return nil, nil
+	return nil, hint.Errorf("say who shall own the files: --owner postgres",
+		"PostgreSQL refuses to run as root, to whom %s belongs", filepath.Dir(cfg.Dir))
 }
 
 func (o *Owner) give(f interface{ Chown(uid, gid int) error }) error {

@@ -5,17 +5,6 @@ import (
 	"strings"
 )
 
-// shellQuote makes s one word of a POSIX shell.
-func shellQuote(s string) string {
-	special := func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("%+,-./:=@_", c))
-	}
-	if s != "" && !strings.ContainsFunc(s, special) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 // confQuote writes s as a value of postgresql.conf, by the rules of
 // PostgreSQL's guc-file.l: quotes doubled, backslashes too, and no line break.
 func confQuote(s string) (string, error) {

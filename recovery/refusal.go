@@ -176,7 +176,7 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 func nearest(r *route, t Target, points []wal.RestorePoint) []string {
 	var hints []string
 	for _, p := range points[max(0, len(points)-5):] {
-		hints = append(hints, fmt.Sprintf("known: walstream restore --target-name %s --target-timeline %s DIR (%s)", shellQuote(p.Name), r.history.Timeline, t.show(p.Time)))
+		hints = append(hints, fmt.Sprintf("known: walstream restore --target-name %s --target-timeline %s DIR (%s)", hint.Quote(p.Name), r.history.Timeline, t.show(p.Time)))
 	}
 	if len(hints) == 0 {
 		hints = []string{r.command("there are no restore points; all WAL there is", "")}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/internal/hint"
 )
@@ -25,7 +26,8 @@ type RestoreConfig struct {
 	// TablespaceMap gives tablespaces another place, old path to new.
 	TablespaceMap map[string]string
 	// Owner is who the files shall belong to. Nil leaves it to whoever runs
-	// this, and for root to the owner of Dir or else of its parent.
+	// this, and for root to the owner of Dir or else of its parent, who must
+	// be another user.
 	Owner *Owner
 	// Jobs is how many parts are restored at a time; 0 means 4.
 	Jobs int
@@ -114,6 +116,9 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 			return nil, err
 		}
 	}
+	if err := checkWritable(filepath.Dir(cfg.Dir)); err != nil { // for the side directory
+		return nil, err
+	}
 	if r.owner, err = ownerFor(cfg); err != nil {
 		return nil, err
 	}
@@ -137,9 +142,9 @@ func (r *restore) checkUnfinished() error {
 
 // removal is the command that removes what a restore made.
 func (r *restore) removal() string {
-	words := []string{"rm -rf", shellQuote(r.side)}
+	words := []string{"rm -rf", hint.Quote(r.side)}
 	for _, pl := range r.places {
-		words = append(words, shellQuote(pl.path))
+		words = append(words, hint.Quote(pl.path))
 	}
 	return strings.Join(words, " ")
 }
@@ -154,13 +159,21 @@ func checkEmpty(dir string) error {
 	case errors.Is(err, os.ErrNotExist):
 		parent := filepath.Dir(dir)
 		if info, err := os.Stat(parent); err != nil || !info.IsDir() {
-			return hint.Errorf("mkdir -p "+shellQuote(parent), "%s is no directory", parent)
+			return hint.Errorf("mkdir -p "+hint.Quote(parent), "%s is no directory", parent)
 		}
-		return nil
+		return checkWritable(parent)
 	case err != nil:
 		return err
 	case len(entries) > 0:
 		return hint.Errorf("choose a directory that is empty or absent, restore deletes nothing", "%s is not empty: it holds %s", dir, entries[0].Name())
+	}
+	return checkWritable(dir)
+}
+
+func checkWritable(dir string) error {
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return hint.With(fmt.Errorf("write to %s: %w", dir, err),
+			"restore into another directory, or as root with --owner %s", hint.User())
 	}
 	return nil
 }

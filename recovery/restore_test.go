@@ -145,6 +145,7 @@ func (m *made) config(t *testing.T) RestoreConfig {
 	return RestoreConfig{
 		Dir: filepath.Join(dir, "data"), Source: Source{Archive: a}, Command: []string{"/usr/bin/walstream", "wal-get"},
 		TablespaceMap: map[string]string{m.space(t): filepath.Join(dir, "space")},
+		Owner:         &Owner{os.Getuid(), os.Getgid()},
 	}
 }
 
@@ -154,7 +155,6 @@ func TestExecute(t *testing.T) {
 	cfg := m.config(t)
 	var done, total int64
 	cfg.Progress = func(d, of int64) { done, total = d, of }
-	cfg.Owner = &Owner{os.Getuid(), os.Getgid()}
 	if err := m.plan.Execute(context.Background(), cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,13 +70,20 @@ func TestOwner(t *testing.T) {
 	if _, err := LookupOwner("no-such-user-anywhere"); err == nil || len(hint.Of(err)) == 0 {
 		t.Errorf("%v", err)
 	}
+	cfg := RestoreConfig{Dir: filepath.Join(dir, "data")}
 	if os.Getuid() != 0 {
+		if o, err := ownerFor(cfg); err != nil || o != nil {
+			t.Errorf("an ordinary user can only own the files: %v, %v", o, err)
+		}
 		return
+	}
+	if _, err := ownerFor(cfg); err == nil || !strings.Contains(err.Error(), dir) || !slices.Contains(hint.Of(err), "say who shall own the files: --owner postgres") {
+		t.Errorf("files of root: %v, hints %q", err, hint.Of(err))
 	}
 	if err := os.Chown(dir, 65534, 65533); err != nil {
 		t.Fatal(err)
 	}
-	if o, err := ownerFor(RestoreConfig{Dir: filepath.Join(dir, "data")}); err != nil || o == nil || *o != (Owner{65534, 65533}) {
+	if o, err := ownerFor(cfg); err != nil || o == nil || *o != (Owner{65534, 65533}) {
 		t.Errorf("by the parent: %v, %v", o, err)
 	}
 }

@@ -60,7 +60,7 @@ func (s *Spool) openDir() error {
 	if err := fsx.SyncParents(s.fsys, s.dir); err != nil {
 		return err
 	}
-	if _, real := s.fsys.(fsx.OS); real {
+	if _, onDisk := s.fsys.(fsx.OS); onDisk {
 		s.lock = flock.New(s.path(lockFile))
 		held, err := s.lock.TryLock()
 		if err != nil {
@@ -139,11 +139,11 @@ func withHint(dir string, err error) error {
 	var foreign *ForeignError
 	switch {
 	case errors.As(err, &locked):
-		return hint.With(err, "fuser -v %s", locked.Path)
+		return hint.With(err, "what that one is doing: walstream status --spool %s", hint.Quote(dir))
 	case errors.As(err, &foreign):
 		return hint.With(err, "set spool.dir to an empty directory for this cluster")
 	case errors.Is(err, fs.ErrPermission):
-		return hint.With(err, "chown -R $(id -un) %s", dir)
+		return hint.With(err, "%s", hint.Access(dir))
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return hint.With(err, "df -h %s", dir)
 	case errors.Is(err, syscall.EROFS):

@@ -66,7 +66,7 @@ func (a *app) mark(ctx context.Context, name string) error {
 	}
 	if err := arch.Store().Put(ctx, p.object(), bytes.NewReader(append(body, '\n'))); err != nil {
 		return hint.With(fmt.Errorf("restore point %q was made at %s but not noted in the archive: %w", name, p.LSN, err),
-			"it can be used all the same: walstream restore DIR --target-name %s", quoteShell(name))
+			"it can be used all the same: walstream restore DIR --target-name %s", hint.Quote(name))
 	}
 	if a.json {
 		return term.JSON(a.stdout, p)
@@ -152,7 +152,7 @@ func refuseTwice(ctx context.Context, store archive.Store, name string) error {
 			return err
 		}
 		if p.Name == name {
-			return hint.Errorf("walstream mark "+quoteShell(name+"-2"), "restore point %q exists already, at %s", name, p.LSN)
+			return hint.Errorf("walstream mark "+hint.Quote(name+"-2"), "restore point %q exists already, at %s", name, p.LSN)
 		}
 	}
 	return nil
@@ -174,6 +174,3 @@ func readPoint(ctx context.Context, store archive.Store, object string) (point, 
 	}
 	return p, nil
 }
-
-// quoteShell quotes a word for pasting into a shell.
-func quoteShell(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
@@ -119,11 +120,11 @@ func freeBytes(dir string) (int64, bool) {
 // nextSteps tells what a restored cluster does and does not do.
 func nextSteps(p *recovery.Plan, dir string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored; start it:  pg_ctl -D %s start\n", quoteShell(dir))
+	fmt.Fprintf(&b, "restored; start it:  pg_ctl -D %s start\n", hint.Quote(dir))
 	if p.Target.Action == recovery.ActionPause {
 		b.WriteString("it pauses at the target; look, then make it live:  SELECT pg_wal_replay_resume();\n")
 	}
 	fmt.Fprintf(&b, "it archives nothing, waits for no standby and connects to nothing; to change that once it is live,\n"+
-		"remove the block of walstream from %s and restart it\n", quoteShell(dir+"/postgresql.auto.conf"))
+		"remove the block of walstream from %s and restart it\n", hint.Quote(dir+"/postgresql.auto.conf"))
 	return b.String()
 }
