@@ -124,17 +124,7 @@ func (f *beginning) Write(p []byte) (int, error) {
 
 // checkPage checks the page header with which a segment begins.
 func (a *Archive) checkPage(p Piece, b []byte) error {
-	return wal.NewScanner(a.scanConfig(p.ID)).Feed(b)
-}
-
-func (a *Archive) scanConfig(id segment.ID) wal.ScanConfig {
-	return wal.ScanConfig{
-		Start:            id.Start(a.identity.SegmentSize),
-		Timeline:         id.Timeline,
-		SystemIdentifier: a.identity.SystemIdentifier,
-		SegmentSize:      uint32(a.identity.SegmentSize),
-		Major:            a.identity.MajorVersion,
-	}
+	return wal.NewScanner(a.identity.ScanConfig(p.ID)).Feed(b)
 }
 
 // Tails lists the tail objects of a segment by their start.

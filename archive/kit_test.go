@@ -16,10 +16,7 @@ var testCluster = segment.Identity{SystemIdentifier: 7_000_000_000_000_000_001, 
 
 // newWAL begins WAL of testCluster at the segment with number first.
 func newWAL(tli wal.Timeline, first uint64, seed uint64) *walgen.WAL {
-	return walgen.New(wal.ScanConfig{
-		Start: segment.ID{Timeline: tli, No: first}.Start(testSize), Timeline: tli,
-		SystemIdentifier: testCluster.SystemIdentifier, SegmentSize: uint32(testSize), Major: testCluster.MajorVersion,
-	}, seed)
+	return walgen.New(testCluster.ScanConfig(segment.ID{Timeline: tli, No: first}), seed)
 }
 
 // segmentOf is the i-th segment of g, as a piece and its bytes.

@@ -23,7 +23,7 @@ func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, 
 	if p.From != 0 {
 		return nil, fmt.Errorf("describe %s: only pieces from a segment's start on can be read", name)
 	}
-	cfg := a.scanConfig(p.ID)
+	cfg := a.identity.ScanConfig(p.ID)
 	link := &linkCheck{before: before}
 	cfg.OnRecord = link.onRecord
 	if before != nil {

@@ -189,7 +189,7 @@ func (r *rig) checkFacts(t *testing.T, spool string) {
 		if rt.skipped(i) {
 			t.Errorf("%s: the record that continues into it is not known", id.Name(testSize))
 		}
-		cfg := scanConfig(id, g.facts.Identity)
+		cfg := g.facts.Identity.ScanConfig(id)
 		cfg.Carry = carry
 		cfg.OnRecord = func(rec *wal.Record) error {
 			all = append(all, Span{rec.LSN, rec.End})

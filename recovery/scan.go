@@ -84,7 +84,7 @@ func (g *gatherer) scan(ctx context.Context, id segment.ID, onRecord func(*wal.R
 		return nil, err
 	}
 	var points wal.Points
-	cfg := scanConfig(id, g.facts.Identity)
+	cfg := g.facts.Identity.ScanConfig(id)
 	cfg.Carry = carry
 	cfg.OnRecord = func(r *wal.Record) error {
 		if f, ok := r.Finish(); ok {

@@ -16,10 +16,7 @@ var testCluster = segment.Identity{SystemIdentifier: 7, MajorVersion: 15, Segmen
 // generateWAL makes WAL of testCluster on timeline tli: count segments from
 // number first on.
 func generateWAL(tli wal.Timeline, first uint64, count int) []byte {
-	w := walgen.New(wal.ScanConfig{
-		Start: segment.ID{Timeline: tli, No: first}.Start(testSize), Timeline: tli,
-		SystemIdentifier: testCluster.SystemIdentifier, SegmentSize: uint32(testSize), Major: testCluster.MajorVersion,
-	}, uint64(tli))
+	w := walgen.New(testCluster.ScanConfig(segment.ID{Timeline: tli, No: first}), uint64(tli))
 	w.FillSegments(count)
 	return w.Bytes[:count*int(testSize)]
 }

@@ -157,7 +157,7 @@ func copyVerified(w io.Writer, p segment.Sealed, identity segment.Identity) erro
 		return err
 	}
 	defer f.Close() // only read
-	scan := wal.NewScanner(scanConfig(p.ID, identity))
+	scan := wal.NewScanner(identity.ScanConfig(p.ID))
 	n, err := io.Copy(w, io.TeeReader(io.NewSectionReader(f, 0, p.To), scanWriter{scan}))
 	if err == nil && n != p.To {
 		err = fmt.Errorf("%s has %d bytes, not %d: %w", p.Path, n, p.To, io.ErrUnexpectedEOF)
@@ -166,13 +166,6 @@ func copyVerified(w io.Writer, p segment.Sealed, identity segment.Identity) erro
 		return fmt.Errorf("%s: %w", p.Path, err)
 	}
 	return nil
-}
-
-func scanConfig(id segment.ID, identity segment.Identity) wal.ScanConfig {
-	return wal.ScanConfig{
-		Start: id.Start(identity.SegmentSize), Timeline: id.Timeline, SystemIdentifier: identity.SystemIdentifier,
-		SegmentSize: uint32(identity.SegmentSize), Major: identity.MajorVersion,
-	}
 }
 
 // scanWriter fails where the bytes written to it are no valid WAL.

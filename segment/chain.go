@@ -50,18 +50,12 @@ func leadTo[P any](id ID, held func(no uint64) (p P, inside, ok bool)) (lead []P
 // Without them such a record is skipped unchecked, and sure is false then. An
 // error is one of reading p; the end is good nevertheless.
 func chainEnd(id Identity, lead []Sealed, p Sealed) (end wal.LSN, sure bool, err error) {
-	start := p.ID.Start(id.SegmentSize)
-	first := start
+	cfg := id.ScanConfig(p.ID)
+	start := cfg.Start
 	if len(lead) > 0 {
-		first = lead[0].ID.Start(id.SegmentSize)
+		cfg.Start = lead[0].ID.Start(id.SegmentSize)
 	}
-	scan := wal.NewScanner(wal.ScanConfig{
-		Start:            first,
-		Timeline:         p.ID.Timeline,
-		SystemIdentifier: id.SystemIdentifier,
-		SegmentSize:      uint32(id.SegmentSize),
-		Major:            id.MajorVersion,
-	})
+	scan := wal.NewScanner(cfg)
 	for _, before := range lead {
 		if err := feed(scan, before, id.SegmentSize); err != nil {
 			return chainEnd(id, nil, p) // as good as not held

@@ -1,6 +1,10 @@
 package segment
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/walstream/walstream/wal"
+)
 
 // Identity is what makes WAL of one cluster unfit for another. It is pinned
 // in spool and archive at first use.
@@ -10,6 +14,17 @@ type Identity struct {
 	// MajorVersion is 13 to 18.
 	MajorVersion int  `json:"major_version"`
 	SegmentSize  Size `json:"segment_size"`
+}
+
+// ScanConfig is what to scan a segment of this cluster with, from its start on.
+func (id Identity) ScanConfig(s ID) wal.ScanConfig {
+	return wal.ScanConfig{
+		Start:            s.Start(id.SegmentSize),
+		Timeline:         s.Timeline,
+		SystemIdentifier: id.SystemIdentifier,
+		SegmentSize:      uint32(id.SegmentSize),
+		Major:            id.MajorVersion,
+	}
 }
 
 // ForeignError says that something belongs to another cluster than expected.

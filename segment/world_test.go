@@ -46,7 +46,7 @@ func newWorld() *world { return theWorld().snapshot() }
 
 var theWorld = sync.OnceValue(func() *world {
 	const mb = wal.LSN(testSize)
-	one := newWAL(1, worldBase)
+	one := walgen.New(identity.ScanConfig(segment.At(1, worldBase, testSize)), 1)
 	one.Fill(worldBase + mb/2)
 	one.Noise(int(2 * mb)) // all of the second segment lies inside
 	one.Fill(worldBase + 3*mb + mb/3)
@@ -67,13 +67,6 @@ var theWorld = sync.OnceValue(func() *world {
 		archived: map[string][]byte{},
 	}
 })
-
-func newWAL(tli wal.Timeline, start wal.LSN) *walgen.WAL {
-	return walgen.New(wal.ScanConfig{
-		Start: start, Timeline: tli, SystemIdentifier: identity.SystemIdentifier,
-		SegmentSize: uint32(testSize), Major: identity.MajorVersion,
-	}, 1)
-}
 
 // lastEnd is the end of the last record of g at or before lsn; where g begins
 // when there is none.
