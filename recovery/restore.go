@@ -43,7 +43,8 @@ func SideDir(dir string) string { return filepath.Clean(dir) + ".walstream" }
 
 const (
 	planFile = "plan.json"
-	// unfinished is in the side directory from the first byte to the last.
+	// unfinished is in the side directory from the first byte to the last,
+	// and holds the command that removes what was made.
 	unfinished = "unfinished"
 	// heldBack is pg_control until everything else is durable. Without it
 	// no server starts.
@@ -128,16 +129,20 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 	return r, nil
 }
 
-// checkUnfinished refuses a place where a restore was interrupted.
+// checkUnfinished refuses a place where a restore was interrupted. What that
+// one made it has written down: tablespaces that this one would use may be
+// those of a server.
 func (r *restore) checkUnfinished() error {
-	_, err := os.Stat(filepath.Join(r.side, unfinished))
+	removal, err := os.ReadFile(filepath.Join(r.side, unfinished))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
+	case len(removal) == 0: // killed before it made anything else
+		removal = []byte("rm -rf " + hint.Quote(r.side))
 	}
-	return hint.Errorf(r.removal(), "an earlier restore was interrupted there")
+	return hint.Errorf(strings.TrimSpace(string(removal)), "an earlier restore was interrupted there")
 }
 
 // removal is the command that removes what a restore made.

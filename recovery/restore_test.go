@@ -325,6 +325,31 @@ func tree(t *testing.T, dir string) (names []string) {
 	return names
 }
 
+// The command that clears up names what the interrupted restore made. What this
+// one would use may be anybody's: without its map it is production's tablespace.
+func TestInterruptedElsewhere(t *testing.T) {
+	m := newMade(t)
+	m.put(t)
+	cfg := m.config(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cfg.Progress = func(int64, int64) { cancel() }
+	if err := m.plan.Execute(ctx, cfg); err == nil {
+		t.Fatal("it was not interrupted")
+	}
+	made := "rm -rf " + SideDir(cfg.Dir) + " " + cfg.Dir + " " + cfg.TablespaceMap[m.space(t)]
+	cfg.TablespaceMap = nil
+	if h := hint.Of(m.plan.Check(cfg)); len(h) != 1 || h[0] != made {
+		t.Errorf("hints %q, want %q", h, made)
+	}
+	// Killed before the mark was written it had made nothing else.
+	if err := os.Truncate(filepath.Join(SideDir(cfg.Dir), unfinished), 0); err != nil {
+		t.Fatal(err)
+	}
+	if h := hint.Of(m.plan.Check(cfg)); len(h) != 1 || h[0] != "rm -rf "+SideDir(cfg.Dir) {
+		t.Errorf("hints %q", h)
+	}
+}
+
 // A restore that is interrupted stops, and leaves nothing that can be started.
 func TestExecuteInterrupted(t *testing.T) {
 	m := newMade(t)

@@ -43,7 +43,7 @@ func (r *restore) makeSide() error {
 		return err
 	}
 	return r.writeSide(map[string][]byte{
-		unfinished: []byte("a restore is under way, or was interrupted\n"), planFile: append(plan, '\n'), "walstream.json": append(identity, '\n'),
+		unfinished: []byte(r.removal() + "\n"), planFile: append(plan, '\n'), "walstream.json": append(identity, '\n'),
 	})
 }
 
