@@ -14,7 +14,8 @@ import (
 )
 
 // TestPlanGolden runs the plans in testdata/plan: "world" describes a cluster
-// as [world.parse] reads it, "plan" plans a recovery in it.
+// as [world.parse] reads it, "plan" plans a recovery in it, "windows" lists
+// what can be recovered.
 func TestPlanGolden(t *testing.T) {
 	datadriven.Walk(t, filepath.Join("..", "testdata", "plan"), func(t *testing.T, path string) {
 		var w *world
@@ -32,6 +33,8 @@ func TestPlanGolden(t *testing.T) {
 				return ""
 			case "plan":
 				return showPlan(w.plan(t, parseTarget(t, d)))
+			case "windows":
+				return w.showWindows()
 			}
 			d.Fatalf(t, "unknown command %q", d.Cmd)
 			return ""

@@ -24,14 +24,18 @@ type Source struct {
 // Plan lists what there is and plans a recovery to t, reading what the planner
 // wants to know. Errors are those of [MakePlan], or failures to read.
 func (s Source) Plan(ctx context.Context, t Target) (*Plan, error) {
+	return whileMoving(ctx, func() (*Plan, error) { return s.plan(ctx, t) })
+}
+
+// whileMoving repeats f when what it had listed was gone: a spool file that
+// was released, or a tail that was superseded, is somewhere else now.
+func whileMoving[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	const attempts = 5
 	for i := 1; ; i++ {
-		p, err := s.plan(ctx, t)
-		// A spool file that was released, or a tail that was superseded,
-		// since the listing is somewhere else now.
+		v, err := f()
 		gone := errors.Is(err, archive.ErrNotExist) || errors.Is(err, fs.ErrNotExist)
 		if !gone || i == attempts || ctx.Err() != nil {
-			return p, err
+			return v, err
 		}
 	}
 }

@@ -1,0 +1,71 @@
+package recovery
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/walstream/walstream/segment"
+)
+
+// showWindows lists the windows of a made-up world and how many headers had to
+// be read.
+func (w *world) showWindows() string {
+	windows, asked := w.windows()
+	var b strings.Builder
+	for _, win := range windows {
+		to := "no commit"
+		if !win.To.IsZero() {
+			to = win.To.Format(time.TimeOnly)
+		}
+		fmt.Fprintf(&b, "timeline %s: %s (%s) .. %s (%s), open %v, %d backups\n",
+			win.Timeline, win.From.Format(time.TimeOnly), win.FromLSN, to, win.ToLSN, win.Open, win.Backups)
+	}
+	fmt.Fprintf(&b, "asked  %d summaries", asked)
+	return b.String()
+}
+
+func (w *world) windows() (windows []Window, asked int) {
+	clear(w.facts.Summaries)
+	clear(w.facts.Points)
+	windows, wants := findWindows(&w.facts)
+	for ; wants != nil; windows, wants = findWindows(&w.facts) {
+		asked += len(wants)
+		w.answer(wants)
+	}
+	return windows, asked
+}
+
+// Where recovery reaches the end of all WAL, there is an open window on that
+// timeline, and it ends with the last transaction that is replayed.
+func TestWindowsAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		end := Target{Kind: KindEnd}
+		want, _ := w.recover(end)
+		if want == nil {
+			return
+		}
+		windows, _ := w.windows()
+		i := slices.IndexFunc(windows, func(win Window) bool { return win.Open && win.Timeline == want.timeline })
+		if i < 0 {
+			t.Fatalf("recovery reaches %+v, but the windows are %+v", *want, windows)
+		}
+		p, _, err := w.plan(t, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := windows[i]
+		blurred := slices.ContainsFunc(newRoute(&w.facts, candidate{&p.Backup, w.history(p.Timeline)}).ids, func(id segment.ID) bool { return w.blurred[id] })
+		if p.LastFinish != nil && !blurred && !got.To.Equal(p.LastFinish.Time) {
+			t.Fatalf("the window ends %s, the plan %s", got.To, p.LastFinish.Time)
+		}
+		if got.FromLSN > p.Backup.StopLSN || got.ToLSN < want.end {
+			t.Fatalf("the window is %+v, recovery goes from %s to %s", got, p.Backup.StopLSN, want.end)
+		}
+	})
+}
