@@ -176,11 +176,11 @@ func validName(name string) error {
 func (t Target) String() string {
 	switch t.Kind {
 	case KindTime:
-		return "time " + ShowTime(t.Time) + t.inclusion()
+		return "time " + ShowTime(t.Time)
 	case KindLSN:
-		return "LSN " + t.LSN.String() + t.inclusion()
+		return "LSN " + t.LSN.String()
 	case KindXID:
-		return fmt.Sprintf("transaction %d%s", t.XID, t.inclusion())
+		return fmt.Sprintf("transaction %d", t.XID)
 	case KindName:
 		return fmt.Sprintf("restore point %q", t.Name)
 	case KindImmediate:
@@ -190,9 +190,14 @@ func (t Target) String() string {
 	}
 }
 
-func (t Target) inclusion() string {
-	if t.Exclusive {
-		return ", exclusive"
+// Inclusion says on which side of the target recovery stops: "inclusive",
+// "exclusive", or nothing where there is no choice.
+func (t Target) Inclusion() string {
+	switch {
+	case t.Kind != KindTime && t.Kind != KindLSN && t.Kind != KindXID:
+		return ""
+	case t.Exclusive:
+		return "exclusive"
 	}
-	return ", inclusive"
+	return "inclusive"
 }

@@ -34,7 +34,7 @@ var (
 // from now. Without an offset the time is meant in loc; a local time that the
 // clocks there skipped or showed twice is refused. Of zone names only UTC and
 // Z are taken, because abbreviations mean different things to different
-// servers. The result is in loc, or in the zone of its offset.
+// servers. The result is in loc.
 func ParseTime(s string, loc *time.Location, now time.Time) (time.Time, error) {
 	s = strings.TrimSpace(s)
 	if m := agoForm.FindStringSubmatch(s); m != nil {
@@ -77,7 +77,7 @@ func inZone(s string, wall time.Time, zone string, loc *time.Location) (time.Tim
 	case "":
 		return local(s, wall, loc)
 	case "Z", "UTC":
-		return wall, nil
+		return wall.In(loc), nil
 	}
 	m := offsetRE.FindStringSubmatch(zone)
 	if m == nil {
@@ -92,7 +92,7 @@ func inZone(s string, wall time.Time, zone string, loc *time.Location) (time.Tim
 	if m[1] == "-" {
 		offset = -offset
 	}
-	return at(wall, offset).In(time.FixedZone("UTC"+zone, offset)), nil
+	return at(wall, offset).In(loc), nil
 }
 
 func at(wall time.Time, offset int) time.Time {
