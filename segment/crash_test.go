@@ -109,7 +109,7 @@ func failAt(failing int, injected error) error {
 	}
 	// A file that cannot be removed is no reason to stop.
 	if err := w.run(disk); !errors.Is(err, injected) && failed.Kind != fsx.OpRemove {
-		return fmt.Errorf("%s %s: run returned %v", failed.Kind, failed.Path, err)
+		return errors.Join(fmt.Errorf("%s %s: run did not return the error", failed.Kind, failed.Path), err)
 	}
 	if err := w.snapshot().check(disk.CrashClone()); err != nil {
 		return fmt.Errorf("%s %s, then a crash: %w", failed.Kind, failed.Path, err)
@@ -156,7 +156,8 @@ var errKilled = errors.New("killed")
 // killed runs until it is done or killed.
 func (w *world) killed(disk *fsx.Mem) (done bool, err error) {
 	defer func() {
-		if p := recover(); p != nil && p != errKilled {
+		p := recover()
+		if cause, ok := p.(error); p != nil && (!ok || !errors.Is(cause, errKilled)) {
 			panic(p)
 		}
 	}()

@@ -11,6 +11,7 @@ import (
 // 1 GiB, fixed by initdb.
 type Size uint32
 
+// The limits of wal_segment_size.
 const (
 	MinSize Size = 1 << 20
 	MaxSize Size = 1 << 30

@@ -116,11 +116,25 @@ func TestRecoveryOfSeveralOpenSegments(t *testing.T) {
 	tail := fmt.Sprintf("00000001000000000000000A.%08X.tail", testSize.Offset(b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 1, b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 2, worldBase+5*mb))
-	// The first of timeline 2 ends within a record, so that it cannot be
-	// sealed. The second is complete by its switch record alone.
+	// The first of timeline 2 ends within a record, so that it is no complete
+	// segment, and the beginning of the second cannot be checked.
 	first := fmt.Sprintf("00000002000000000000000A.%08X.tail", testSize.Offset(lastEnd(two, worldBase+4*mb)))
-	b.wantFiles("00000001000000000000000"+"7", "000000010000000000000008", "000000010000000000000009", tail,
+	b.wantFiles("000000010000000000000007", "000000010000000000000008", "000000010000000000000009", tail,
 		"00000002.history", first, "00000002000000000000000B.partial")
+}
+
+func TestRecoveryOfAnOpenSegmentThatIsNotTheNewest(t *testing.T) {
+	b := prepared(t)
+	one, two := b.w.streams[1], b.w.streams[2]
+	put(t, b.disk, "00000002.history", fmt.Appendf(nil, history2, b.w.fork))
+	put(t, b.disk, "000000010000000000000009", one.At(worldBase+2*mb, worldBase+3*mb))
+	put(t, b.disk, "00000001000000000000000A.partial", padded(one.At(worldBase+3*mb, b.w.last[1])))
+	put(t, b.disk, "00000002000000000000000A", two.At(worldBase+3*mb, worldBase+4*mb))
+	b.crash()
+	tail := fmt.Sprintf("00000001000000000000000A.%08X.tail", testSize.Offset(b.w.last[1]))
+	b.wantFiles("000000010000000000000009", tail, "00000002.history", "00000002000000000000000A")
+	b.wantResume(2, worldBase+4*mb)
+	b.send(2, worldBase+4*mb, b.w.last[2])
 }
 
 func TestRecoverySealsASegmentThatEndsInASwitch(t *testing.T) {

@@ -93,8 +93,8 @@ func (s *Spool) Resume() (Position, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tli := s.newest()
-	end, any := s.held(tli)
-	return Position{tli, end}, any
+	end, ok := s.held(tli)
+	return Position{tli, end}, ok
 }
 
 // newest is the newest timeline that is held; zero when there is none.
@@ -110,16 +110,16 @@ func (s *Spool) newest() (newest wal.Timeline) {
 
 // held is the end of what the spool can vouch for on tli; false when it holds
 // nothing of it.
-func (s *Spool) held(tli wal.Timeline) (end wal.LSN, any bool) {
+func (s *Spool) held(tli wal.Timeline) (end wal.LSN, ok bool) {
 	if s.open != nil && s.open.id.Timeline == tli {
 		return s.durable, true
 	}
 	for _, p := range s.pieces {
 		if p.ID.Timeline == tli {
-			end, any = max(end, p.end(s.size)), true
+			end, ok = max(end, p.end(s.size)), true
 		}
 	}
-	return end, any
+	return end, ok
 }
 
 // unbroken is the start of the complete segments of tli that are held without

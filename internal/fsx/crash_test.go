@@ -131,10 +131,10 @@ func TestCrashKeeping(t *testing.T) {
 				t.Fatalf("torn at %d", at)
 			}
 		}
-		switch new := bytes.Count(got, []byte{'n'}); {
-		case new == 0:
+		switch written := bytes.Count(got, []byte{'n'}); {
+		case written == 0:
 			seen["none"]++
-		case new == len(fresh):
+		case written == len(fresh):
 			seen["all"]++
 		default:
 			seen["torn"]++

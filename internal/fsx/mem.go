@@ -14,6 +14,7 @@ import (
 // OpKind is a kind of operation that changes a [Mem] or makes changes durable.
 type OpKind string
 
+// The operations that [Mem.OnOp] is told of, named for the methods.
 const (
 	OpCreate   OpKind = "create"
 	OpMkdir    OpKind = "mkdir"
