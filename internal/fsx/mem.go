@@ -90,6 +90,27 @@ func (m *Mem) find(name string) (dir *inode, base string, node *inode, err error
 	return dir, base, node, nil
 }
 
+// existing is [Mem.find] for what has to be there.
+func (m *Mem) existing(name string) (*inode, error) {
+	_, _, node, err := m.find(name)
+	if err == nil && node == nil {
+		err = syscall.ENOENT
+	}
+	return node, err
+}
+
+// directory is [Mem.find] for a directory that has to be there.
+func (m *Mem) directory(name string) (*inode, error) {
+	node, err := m.existing(name)
+	if err == nil && !node.mode.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		return nil, pathError("open", name, err)
+	}
+	return node, nil
+}
+
 func pathError(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
@@ -101,11 +122,8 @@ func linkError(op, oldName, newName string, err error) error {
 func (m *Mem) open(name string, writable bool) (File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, _, node, err := m.find(name)
-	switch {
-	case err == nil && node == nil:
-		err = syscall.ENOENT
-	case err == nil && writable && node.mode.IsDir():
+	node, err := m.existing(name)
+	if err == nil && writable && node.mode.IsDir() {
 		err = syscall.EISDIR
 	}
 	if err != nil {
@@ -158,11 +176,9 @@ func (m *Mem) Mkdir(name string, perm fs.FileMode) error {
 // Link implements [FS].
 func (m *Mem) Link(oldName, newName string) error {
 	m.mu.Lock()
-	_, _, node, err := m.find(oldName)
+	node, err := m.existing(oldName)
 	m.mu.Unlock()
 	switch {
-	case err == nil && node == nil:
-		err = syscall.ENOENT
 	case err == nil && node.mode.IsDir():
 		err = syscall.EPERM
 	case err == nil:
@@ -251,15 +267,9 @@ func (m *Mem) remove(name string) error {
 func (m *Mem) ReadDir(name string) ([]fs.DirEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, _, node, err := m.find(name)
-	switch {
-	case err == nil && node == nil:
-		err = syscall.ENOENT
-	case err == nil && !node.mode.IsDir():
-		err = syscall.ENOTDIR
-	}
+	node, err := m.directory(name)
 	if err != nil {
-		return nil, pathError("open", name, err)
+		return nil, err
 	}
 	var list []fs.DirEntry
 	for base, child := range node.names {
@@ -273,10 +283,7 @@ func (m *Mem) ReadDir(name string) ([]fs.DirEntry, error) {
 func (m *Mem) Stat(name string) (fs.FileInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, _, node, err := m.find(name)
-	if err == nil && node == nil {
-		err = syscall.ENOENT
-	}
+	node, err := m.existing(name)
 	if err != nil {
 		return nil, pathError("stat", name, err)
 	}
@@ -288,15 +295,9 @@ func (m *Mem) SyncDir(name string) error {
 	injected := m.hook(OpSyncDir, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, _, node, err := m.find(name)
-	switch {
-	case err == nil && node == nil:
-		err = syscall.ENOENT
-	case err == nil && !node.mode.IsDir():
-		err = syscall.ENOTDIR
-	}
+	node, err := m.directory(name)
 	if err != nil {
-		return pathError("open", name, err)
+		return err
 	}
 	if injected != nil {
 		node.pendingNames = nil
