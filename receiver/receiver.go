@@ -49,9 +49,10 @@ type Config struct {
 	// missing slot is an error.
 	CreateSlot bool
 	// OpenSink is called once, at the first connection, with the identity
-	// of the server's cluster. This is the place to pin or compare it: a
-	// [*segment.ForeignError] ends Run before anything is stored.
-	OpenSink func(context.Context, segment.Identity) (Sink, error)
+	// of the server's cluster and the state of the slot. This is the place
+	// to pin or compare the identity: a [*segment.ForeignError] ends Run
+	// before anything is stored.
+	OpenSink func(context.Context, segment.Identity, SlotState) (Sink, error)
 	// ArchiveResume is where to go on when the sink is empty: the end of
 	// the last complete segment that the archive holds on the way of the
 	// given history; false when it holds none. May be nil.

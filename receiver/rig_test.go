@@ -40,7 +40,7 @@ func newRig(t testing.TB, dir string, cfg Config, wrap func(Sink) Sink) *rig {
 	t.Helper()
 	g := &rig{t: t, dir: dir, done: make(chan struct{})}
 	cfg.Log = zerolog.New(zerolog.NewTestWriter(t))
-	cfg.OpenSink = func(_ context.Context, id segment.Identity) (Sink, error) {
+	cfg.OpenSink = func(_ context.Context, id segment.Identity, _ SlotState) (Sink, error) {
 		spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: dir, Identity: id, Log: cfg.Log})
 		if err != nil {
 			return nil, err

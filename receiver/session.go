@@ -85,7 +85,7 @@ func (r *Receiver) accept(ctx context.Context, conn *pg.Conn, id segment.Identit
 	if !state.Exists && !r.cfg.CreateSlot {
 		return slot.missing()
 	}
-	if err := r.openSink(ctx, conn, id); err != nil {
+	if err := r.openSink(ctx, conn, id, state); err != nil {
 		return err
 	}
 	if err := slot.reserve(ctx, conn, state); err != nil {
@@ -95,11 +95,11 @@ func (r *Receiver) accept(ctx context.Context, conn *pg.Conn, id segment.Identit
 	return nil
 }
 
-func (r *Receiver) openSink(ctx context.Context, conn *pg.Conn, id segment.Identity) (err error) {
+func (r *Receiver) openSink(ctx context.Context, conn *pg.Conn, id segment.Identity, slot SlotState) (err error) {
 	if r.sink != nil {
 		return id.Match("server "+conn.Address(), r.identity)
 	}
-	r.sink, err = r.cfg.OpenSink(ctx, id)
+	r.sink, err = r.cfg.OpenSink(ctx, id, slot)
 	r.identity = id
 	return fromSink(err)
 }

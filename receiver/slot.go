@@ -7,6 +7,7 @@ import (
 
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -33,6 +34,13 @@ type SlotState struct {
 // Holds says whether the slot keeps any WAL: a slot that was made without
 // RESERVE_WAL or has been invalidated does not.
 func (s SlotState) Holds() bool { return s.Exists && s.RestartLSN != 0 && s.WALStatus != "lost" }
+
+// Moved says whether an archive was told to hold the WAL before the slot, in
+// segments of this size. The place of a new slot is a checkpoint's redo, a
+// record: it never lies where a segment begins, because its header does.
+func (s SlotState) Moved(size segment.Size) bool {
+	return s.RestartLSN != 0 && size.Offset(s.RestartLSN) == 0
+}
 
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 

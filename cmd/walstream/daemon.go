@@ -71,16 +71,12 @@ func (d *daemon) openSpool(id segment.Identity) error {
 
 // openSink is called when the server has said who it is. At first use it pins
 // the archive, then the spool; later both must be the server's.
-func (d *daemon) openSink(ctx context.Context, id segment.Identity) (receiver.Sink, error) {
+func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receiver.SlotState) (receiver.Sink, error) {
 	if spool := d.spoolOpen(); spool != nil {
 		err := d.identity.Match("spool "+d.conf.SpoolDir, id)
 		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s-%d", d.conf.SpoolDir, id.SystemIdentifier)
 	}
-	store, err := archive.Locate(d.location, true)
-	if err != nil {
-		return nil, err
-	}
-	arch, err := archive.Pin(ctx, store, id)
+	arch, err := d.pinArchive(ctx, id, slot)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +87,24 @@ func (d *daemon) openSink(ctx context.Context, id segment.Identity) (receiver.Si
 		return nil, err
 	}
 	return d.spoolOpen(), nil
+}
+
+// pinArchive opens the archive, or makes it. A slot that was moved says that
+// there is one, with the WAL before it: spool and archive are not mounted then.
+func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot receiver.SlotState) (*archive.Archive, error) {
+	made := slot.Moved(id.SegmentSize)
+	store, err := archive.Locate(d.location, !made)
+	if err == nil && made {
+		_, err = archive.Open(ctx, store)
+	}
+	if err != nil && made {
+		err = fmt.Errorf("slot %s was moved to %s, so an archive holds the WAL before: %w", slot.Name, slot.RestartLSN, err)
+		return nil, hint.With(err, "if that archive is lost: walstream slot drop --slot %s, then walstream receive --create-slot and walstream backup", slot.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return archive.Pin(ctx, store, id)
 }
 
 func (d *daemon) spoolOpen() *segment.Spool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,6 +112,37 @@ func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
 			t.Errorf("exit code %d, want 4 naming the segment, nothing written:\n%s", code, stderr)
 		}
 	})
+}
+
+// Spool and archive on one file system that is not mounted look like first use.
+// The slot tells that they are not: WAL before it is in an archive already, and
+// what came into another one now would be missing there.
+func TestNothingMounted(t *testing.T) {
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	r := w.receive("--create-slot")
+	w.archived()
+	r.stop()
+	slot := w.must("slot", "show", "--json")
+
+	w.archive, w.spool = filepath.Join(w.dir, "mnt", "archive"), filepath.Join(w.dir, "mnt", "spool")
+	for _, mountPoint := range []string{filepath.Dir(w.archive), w.archive} {
+		if err := errors.Join(os.Mkdir(mountPoint, 0o755), os.Chmod(mountPoint, 0o777)); err != nil {
+			t.Fatal(err)
+		}
+		w.primary.Psql(t, "SELECT pg_switch_wal()")
+		_, stderr, code := w.run("receive", "--create-slot", "--once-until", w.primary.Psql(t, "SELECT pg_switch_wal()"))
+		if code != 1 || !strings.Contains(stderr, "mounted?") || !strings.Contains(stderr, "walstream slot drop") {
+			t.Errorf("exit code %d:\n%s", code, stderr)
+		}
+		if exists(filepath.Join(w.archive, "walstream.json")) || exists(w.spool) {
+			t.Error("an archive or a spool was made")
+		}
+	}
+	if now := w.must("slot", "show", "--json"); now != slot {
+		t.Errorf("the slot has moved: %s, was %s", now, slot)
+	}
+	w.must("slot", "drop") // all is lost indeed
+	w.receive("--create-slot")
 }
 
 // A second receiver, a foreign cluster and a wrong directory are refused
