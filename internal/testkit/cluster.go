@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,9 @@ import (
 
 // Config describes a server to start.
 type Config struct {
+	// Major is the PostgreSQL version to run; 0 means the machine's own. Of
+	// any other there are only the server programs.
+	Major int
 	// SegmentSizeMB is the wal_segment_size; 0 means PostgreSQL's 16 MiB.
 	SegmentSizeMB int
 	// Settings are lines for postgresql.conf, "name = value".
@@ -32,6 +36,7 @@ type Cluster struct {
 	DataDir   string
 	SocketDir string
 	Bin       string // directory of the server programs
+	Major     int    // PostgreSQL's major version
 
 	t    testing.TB
 	cmd  *exec.Cmd
@@ -43,13 +48,15 @@ type Cluster struct {
 func Start(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
 	dir := Dir(t)
-	c := &Cluster{DataDir: filepath.Join(dir, "data"), SocketDir: dir, Bin: BinDir(t), t: t, log: filepath.Join(dir, "log")}
+	c := newCluster(t, dir, filepath.Join(dir, "data"), binDir(t, cfg.Major))
 	args := []string{"-D", c.DataDir, "-U", "postgres", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"}
 	if cfg.SegmentSizeMB > 0 {
 		args = append(args, fmt.Sprintf("--wal-segsize=%d", cfg.SegmentSizeMB))
 	}
 	if cfg.Checksums {
 		args = append(args, "-k")
+	} else if c.Major >= 18 {
+		args = append(args, "--no-data-checksums")
 	}
 	Run(t, filepath.Join(c.Bin, "initdb"), args...)
 	settings := []string{
@@ -66,11 +73,28 @@ func Start(t testing.TB, cfg Config) *Cluster {
 }
 
 // Adopt takes over a data directory that something else made, for instance a
-// restore, and gives it a socket of its own. The server is not started yet.
+// restore, and gives it a socket of its own. The server is not started yet; it
+// will be of the major version that the directory is of.
 func Adopt(t testing.TB, dataDir string) *Cluster {
 	t.Helper()
-	dir := Dir(t)
-	return &Cluster{DataDir: dataDir, SocketDir: dir, Bin: BinDir(t), t: t, log: filepath.Join(dir, "log")}
+	version, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	major, err := strconv.Atoi(strings.TrimSpace(string(version)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newCluster(t, Dir(t), dataDir, binDir(t, major))
+}
+
+func newCluster(t testing.TB, dir, dataDir, bin string) *Cluster {
+	t.Helper()
+	major, err := majorOf(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Cluster{DataDir: dataDir, SocketDir: dir, Bin: bin, Major: major, t: t, log: filepath.Join(dir, "log")}
 }
 
 // Configure appends lines to postgresql.conf; a restart or [Cluster.Reload]
@@ -177,7 +201,10 @@ func (c *Cluster) Stop(sig syscall.Signal) {
 	if !c.Running() {
 		return
 	}
-	children := c.children()
+	if sig == syscall.SIGKILL {
+		c.kill()
+		return
+	}
 	c.Signal(sig)
 	select {
 	case <-c.exit:
@@ -186,10 +213,24 @@ func (c *Cluster) Stop(sig syscall.Signal) {
 		<-c.exit
 		c.t.Errorf("PostgreSQL did not stop within a minute of %v:\n%s", sig, c.Log())
 	}
-	if sig == syscall.SIGKILL { // orphans would hold shared memory and the socket
-		for _, pid := range children {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
+}
+
+// kill ends all processes of the server at once, and waits for them: orphans
+// would hold shared memory and the socket.
+func (c *Cluster) kill() {
+	c.t.Helper()
+	c.Signal(syscall.SIGSTOP) // it forks no more
+	children := c.children()
+	c.Signal(syscall.SIGKILL)
+	for _, pid := range children {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	<-c.exit
+	for _, pid := range children {
+		Wait(c.t, "the server's processes to end", func() (bool, string) {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return len(stat) == 0 || strings.Contains(string(stat), ") Z "), string(stat)
+		})
 	}
 }
 

@@ -7,10 +7,12 @@ package testkit
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +36,39 @@ func BinDir(t testing.TB) string {
 		t.Fatal("no PostgreSQL server programs on this machine: make test installs them")
 	}
 	return filepath.Dir(dirs[len(dirs)-1])
+}
+
+// binDir is [BinDir] for a certain major version, 0 for the machine's own.
+// Another one internal/setup fetches if need be.
+func binDir(t testing.TB, major int) string {
+	t.Helper()
+	own := BinDir(t)
+	if have, err := majorOf(own); err != nil {
+		t.Fatal(err)
+	} else if major == 0 || major == have {
+		return own
+	}
+	_, file, _, _ := runtime.Caller(0)
+	cmd := exec.Command(filepath.Join(filepath.Dir(file), "../setup/majors.sh"), strconv.Itoa(major))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("server programs of PostgreSQL %d: %v", major, err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), strconv.Itoa(major), "bin")
+}
+
+// majorOf asks the server program in bin for its major version.
+func majorOf(bin string) (int, error) {
+	out, err := exec.Command(filepath.Join(bin, "postgres"), "--version").Output()
+	if err != nil {
+		return 0, fmt.Errorf("postgres --version: %w", err)
+	}
+	var major int
+	if _, err := fmt.Sscanf(string(out), "postgres (PostgreSQL) %d", &major); err != nil {
+		return 0, fmt.Errorf("postgres --version says %q: %w", out, err)
+	}
+	return major, nil
 }
 
 // Unprivileged is who runs PostgreSQL: the postgres user (or nobody) when the
