@@ -111,8 +111,11 @@ func (u *Uploader) tidy(ctx context.Context, p Piece, data segment.Reader) {
 // StoreTail stores what there is of a segment that is not complete, as a tail
 // object, retrying until ctx ends. It is for the last piece before a shutdown:
 // the source keeps it. An error that is no conflict means only that it is not
-// known to be stored.
+// known to be stored. Of a stopped timeline it stores nothing and returns why.
 func (u *Uploader) StoreTail(ctx context.Context, sealed segment.Sealed) error {
+	if err := u.Status().Stopped[sealed.ID.Timeline]; err != nil {
+		return err
+	}
 	j, err := u.prepare(ctx, sealed)
 	if err != nil {
 		return err

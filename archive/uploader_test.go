@@ -133,6 +133,33 @@ func TestUploaderConflict(t *testing.T) {
 	})
 }
 
+// The open segment of a stopped timeline is not stored at a shutdown either: it
+// would pass for the end of the other server's WAL, and hide the real one.
+func TestStoreTailAfterConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, g := newUpload(t), newWAL(1, 1, 1)
+		g.FillSegments(1)
+		g.Commit(g.Now)
+		other := newWAL(1, 1, 2)
+		other.FillSegments(1)
+		p, data := segmentOf(other, 0)
+		putPiece(t, u.a, p, data, nil)
+		u.receive(g)
+		u.run(time.Hour)
+		open, ok := u.spool.OpenSegment()
+		if !ok {
+			t.Fatal("no segment is open")
+		}
+		var conflict *archive.ConflictError
+		if err := u.up.StoreTail(t.Context(), open); !errors.As(err, &conflict) {
+			t.Errorf("%v, want the conflict that stopped the timeline", err)
+		}
+		if tails, err := u.a.Tails(t.Context(), open.ID); err != nil || len(tails) > 0 {
+			t.Errorf("stored: %v, %v", tails, err)
+		}
+	})
+}
+
 func TestUploaderBrokenWAL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, g := newUpload(t), newWAL(1, 1, 1)
