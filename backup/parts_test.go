@@ -99,15 +99,6 @@ func TestPartsStoreFails(t *testing.T) {
 	}
 }
 
-func TestCommand(t *testing.T) {
-	got := request{label: "it's", checkpoint: Spread, maxRate: 32}.command()
-	want := "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'spread', WAIT 0, TABLESPACE_MAP, " +
-		"MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', TARGET 'client', MAX_RATE 32)"
-	if got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
-}
-
 func TestParseChunk(t *testing.T) {
 	s := &stream{tablespaces: []Tablespace{{OID: 16385}}}
 	for in, want := range map[string]chunk{

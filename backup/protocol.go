@@ -1,9 +1,7 @@
 package backup
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -17,29 +15,34 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// request is what BASE_BACKUP is asked for, in the syntax of PostgreSQL 15 on.
+// request is what BASE_BACKUP is asked for.
 type request struct {
 	label      string
 	checkpoint Checkpoint
 	maxRate    int64 // KiB a second, 0 is unlimited
 }
 
-// command asks for the single-stream format of the answer (TARGET 'client'),
-// and not to wait for the server's own archiver: the archive is asked instead.
-func (r request) command() string {
+// command is the request in the syntax of that major version: PostgreSQL 15
+// put the options into parentheses and gave some of them other names. It asks
+// for the single-stream format of the answer (TARGET 'client') where there is
+// one, and not to wait for the server's own archiver: the archive is asked
+// instead.
+func (r request) command(major int) string {
 	options := []string{
-		"LABEL " + pg.QuoteLiteral(r.label),
-		"PROGRESS",
-		"CHECKPOINT " + pg.QuoteLiteral(string(r.checkpoint)),
-		"WAIT 0",
-		"TABLESPACE_MAP",
-		"MANIFEST 'yes'",
-		"MANIFEST_CHECKSUMS '" + checksumAlgorithm + "'",
-		"TARGET 'client'",
+		"LABEL " + pg.QuoteLiteral(r.label), "PROGRESS", "TABLESPACE_MAP",
+		"MANIFEST 'yes'", "MANIFEST_CHECKSUMS '" + checksumAlgorithm + "'",
 	}
 	if r.maxRate > 0 {
 		options = append(options, fmt.Sprintf("MAX_RATE %d", r.maxRate))
 	}
+	if !singleStream(major) {
+		options = append(options, "NOWAIT")
+		if r.checkpoint == Fast {
+			options = append(options, "FAST")
+		}
+		return "BASE_BACKUP " + strings.Join(options, " ")
+	}
+	options = append(options, "CHECKPOINT "+pg.QuoteLiteral(string(r.checkpoint)), "WAIT 0", "TARGET 'client'")
 	return "BASE_BACKUP (" + strings.Join(options, ", ") + ")"
 }
 
@@ -51,37 +54,25 @@ type position struct {
 
 // stream is the answer to BASE_BACKUP, read message by message. Its methods
 // must be called in the order start, next until the end, finish.
-// (PostgreSQL: basebackup_copy.c.)
+// (PostgreSQL: basebackup_copy.c, before 15 basebackup.c.)
 type stream struct {
-	conn *pg.Conn
-	log  zerolog.Logger
+	conn  *pg.Conn
+	major int // of the server
+	log   zerolog.Logger
 
 	begin       position
 	tablespaces []Tablespace // without the data directory itself
+	archives    []uint32     // tablespaces in the order of their tar streams, 0 is the data directory
 	estimate    int64        // bytes that will come, roughly
-}
 
-// chunkKind says what a [chunk] is; the values are those of the protocol.
-type chunkKind byte
-
-const (
-	chunkEnd      chunkKind = 0
-	chunkArchive  chunkKind = 'n' // a tar stream begins
-	chunkData     chunkKind = 'd' // of the tar stream or the manifest
-	chunkManifest chunkKind = 'm' // the manifest begins
-	chunkProgress chunkKind = 'p'
-)
-
-type chunk struct {
-	kind       chunkKind
-	tablespace uint32 // of the tar stream that begins, 0 is the data directory
-	data       []byte // valid until the next call
+	copies  int  // begun so far, before PostgreSQL 15
+	copying bool // in the last of them
 }
 
 // start sends the command and waits until the server has done its checkpoint
 // and the stream begins.
 func (s *stream) start(ctx context.Context, r request) error {
-	s.conn.Frontend().Send(&pgproto3.Query{String: r.command()})
+	s.conn.Frontend().Send(&pgproto3.Query{String: r.command(s.major)})
 	if err := s.conn.Frontend().Flush(); err != nil {
 		return err
 	}
@@ -89,9 +80,13 @@ func (s *stream) start(ctx context.Context, r request) error {
 	if s.begin, err = s.position(ctx); err != nil {
 		return err
 	}
-	if err := s.readTablespaces(ctx); err != nil {
+	if err := s.readTablespaces(ctx); err != nil || !singleStream(s.major) {
 		return err
 	}
+	return s.beginCopy(ctx)
+}
+
+func (s *stream) beginCopy(ctx context.Context) error {
 	msg, err := s.receive(ctx)
 	if err != nil {
 		return err
@@ -100,59 +95,6 @@ func (s *stream) start(ctx context.Context, r request) error {
 		return unexpected(msg)
 	}
 	return nil
-}
-
-// next returns the next piece of the stream, chunkEnd behind the last.
-func (s *stream) next(ctx context.Context) (chunk, error) {
-	for {
-		msg, err := s.receive(ctx)
-		if err != nil {
-			return chunk{}, err
-		}
-		switch msg := msg.(type) {
-		case *pgproto3.CopyDone:
-			return chunk{kind: chunkEnd}, nil
-		case *pgproto3.CopyData:
-			c, err := s.parseChunk(msg.Data)
-			if err != nil || c.kind != chunkProgress { // our own count is finer
-				return c, err
-			}
-		default:
-			return chunk{}, unexpected(msg)
-		}
-	}
-}
-
-func (s *stream) parseChunk(data []byte) (chunk, error) {
-	if len(data) == 0 {
-		return chunk{}, errors.New("an empty message in the stream")
-	}
-	c := chunk{kind: chunkKind(data[0]), data: data[1:]}
-	switch c.kind {
-	case chunkArchive:
-		name, _, ok := bytes.Cut(c.data, []byte{0})
-		if !ok {
-			return chunk{}, fmt.Errorf("archive name %q without an end", c.data)
-		}
-		var err error
-		c.tablespace, err = s.archiveTablespace(string(name))
-		return c, err
-	case chunkData, chunkManifest, chunkProgress:
-		return c, nil
-	}
-	return chunk{}, fmt.Errorf("unknown message type %q in the stream", data[0])
-}
-
-func (s *stream) archiveTablespace(name string) (uint32, error) {
-	if name == "base.tar" {
-		return 0, nil
-	}
-	for _, ts := range s.tablespaces {
-		if name == strconv.FormatUint(uint64(ts.OID), 10)+".tar" {
-			return ts.OID, nil
-		}
-	}
-	return 0, fmt.Errorf("archive %q belongs to no tablespace that was announced", name)
 }
 
 // finish reads what follows the stream: where the backup stops, and whether
@@ -214,12 +156,14 @@ func (s *stream) readTablespaces(ctx context.Context) error {
 			s.estimate += kib << 10
 		}
 		if row[0] == "" {
+			s.archives = append(s.archives, 0)
 			continue
 		}
 		oid, err := strconv.ParseUint(row[0], 10, 32)
 		if err != nil {
 			return fmt.Errorf("unusable tablespace %q: %w", row, err)
 		}
+		s.archives = append(s.archives, uint32(oid))
 		s.tablespaces = append(s.tablespaces, Tablespace{OID: uint32(oid), Location: row[1]})
 	}
 	return nil

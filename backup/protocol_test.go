@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,7 +104,7 @@ func readAll(t *testing.T, s *stream) (kinds string, end position, damaged bool,
 }
 
 func TestStreamReadsAnswer(t *testing.T) {
-	s := &stream{conn: scripted(t, answer())}
+	s := &stream{major: 15, conn: scripted(t, answer())}
 	kinds, end, damaged, err := readAll(t, s)
 	if err != nil || damaged || kinds != "n163dabcm" {
 		t.Errorf("chunks %q, damaged %v, %v", kinds, damaged, err)
@@ -119,18 +120,95 @@ func TestStreamReadsAnswer(t *testing.T) {
 	}
 }
 
+// oldAnswer is the same of a server before PostgreSQL 15: a copy for each tar
+// stream, and one for the manifest.
+func oldAnswer() script {
+	a := answer()
+	copies := script{
+		&pgproto3.CopyOutResponse{}, data("abc"), data("d"), &pgproto3.CopyDone{}, // 8
+		&pgproto3.CopyOutResponse{}, &pgproto3.CopyDone{}, // 12
+		&pgproto3.CopyOutResponse{}, data("m"), &pgproto3.CopyDone{}, // 14
+	}
+	return slices.Concat(a[:8], copies, a[14:]) // 17: the result set of the stop
+}
+
+func TestStreamReadsOldAnswer(t *testing.T) {
+	for _, major := range []int{13, 14} {
+		s := &stream{major: major, conn: scripted(t, oldAnswer())}
+		kinds, end, damaged, err := readAll(t, s)
+		if err != nil || damaged || kinds != "ndabcddnmdm" {
+			t.Errorf("chunks %q, damaged %v, %v", kinds, damaged, err)
+		}
+		if s.begin.lsn != 0x16_B374D848 || end.lsn != 0x16_B374D900 {
+			t.Errorf("from %v to %v", s.begin, end)
+		}
+		if diff := cmp.Diff([]uint32{16385, 0}, s.archives); diff != "" {
+			t.Errorf("archives (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestStreamRefusesInOldAnswer(t *testing.T) {
+	refusal := &pgproto3.ErrorResponse{Severity: "ERROR", Code: "58030", Message: "could not read"}
+	for name, c := range map[string]struct {
+		at   int // index in the answer of the message replaced
+		with pgproto3.BackendMessage
+		want string
+	}{
+		"no stream":             {8, &pgproto3.CopyInResponse{}, "unexpected message *pgproto3.CopyInResponse"},
+		"refused in the stream": {10, refusal, "could not read"},
+		"refused in between":    {12, refusal, "could not read"},
+		"stream in a stream":    {10, &pgproto3.CopyOutResponse{}, "unexpected message *pgproto3.CopyOutResponse"},
+		"no manifest":           {14, row("1"), "unexpected message *pgproto3.DataRow"},
+	} {
+		messages := oldAnswer()
+		messages[c.at] = c.with
+		_, _, _, err := readAll(t, &stream{major: 14, conn: scripted(t, messages)})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", name, err, c.want)
+		}
+	}
+	for cut := range len(oldAnswer()) {
+		if _, _, _, err := readAll(t, &stream{major: 14, conn: scripted(t, oldAnswer()[:cut])}); err == nil {
+			t.Errorf("accepted when cut off before message %d", cut)
+		}
+	}
+}
+
+func TestCommandByMajor(t *testing.T) {
+	slow := request{label: "it's", checkpoint: Spread}
+	fast := request{label: "l", checkpoint: Fast, maxRate: 32}
+	for major := 13; major <= 18; major++ {
+		want := map[request]string{
+			slow: "BASE_BACKUP (LABEL 'it''s', PROGRESS, TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', CHECKPOINT 'spread', WAIT 0, TARGET 'client')",
+			fast: "BASE_BACKUP (LABEL 'l', PROGRESS, TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', MAX_RATE 32, CHECKPOINT 'fast', WAIT 0, TARGET 'client')",
+		}
+		if major < 15 {
+			want = map[request]string{
+				slow: "BASE_BACKUP LABEL 'it''s' PROGRESS TABLESPACE_MAP MANIFEST 'yes' MANIFEST_CHECKSUMS 'CRC32C' NOWAIT",
+				fast: "BASE_BACKUP LABEL 'l' PROGRESS TABLESPACE_MAP MANIFEST 'yes' MANIFEST_CHECKSUMS 'CRC32C' MAX_RATE 32 NOWAIT FAST",
+			}
+		}
+		for r, text := range want {
+			if got := r.command(major); got != text {
+				t.Errorf("PostgreSQL %d: %s\nwant %s", major, got, text)
+			}
+		}
+	}
+}
+
 // The server reports damaged pages when everything has been sent; the same
 // code before that is the end of the backup.
 func TestStreamDamagedPages(t *testing.T) {
 	failure := &pgproto3.ErrorResponse{Severity: "ERROR", Code: "XX001", Message: "checksum verification failure during base backup"}
 	late := answer()
 	late[17] = failure
-	if _, end, damaged, err := readAll(t, &stream{conn: scripted(t, late)}); err != nil || !damaged || end.lsn == 0 {
+	if _, end, damaged, err := readAll(t, &stream{major: 15, conn: scripted(t, late)}); err != nil || !damaged || end.lsn == 0 {
 		t.Errorf("at the end: damaged %v, %v", damaged, err)
 	}
 	early := answer()
 	early[10] = failure
-	if _, _, _, err := readAll(t, &stream{conn: scripted(t, early)}); pg.Code(err) != "XX001" {
+	if _, _, _, err := readAll(t, &stream{major: 15, conn: scripted(t, early)}); pg.Code(err) != "XX001" {
 		t.Errorf("in the stream: %v", err)
 	}
 }
@@ -162,7 +240,7 @@ func TestStreamRefuses(t *testing.T) {
 	} {
 		messages := answer()
 		messages[c.at] = c.with
-		_, _, _, err := readAll(t, &stream{conn: scripted(t, messages)})
+		_, _, _, err := readAll(t, &stream{major: 15, conn: scripted(t, messages)})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q", name, err, c.want)
 		}
@@ -171,7 +249,7 @@ func TestStreamRefuses(t *testing.T) {
 		}
 	}
 	for cut := range len(answer()) {
-		if _, _, _, err := readAll(t, &stream{conn: scripted(t, answer()[:cut])}); err == nil {
+		if _, _, _, err := readAll(t, &stream{major: 15, conn: scripted(t, answer()[:cut])}); err == nil {
 			t.Errorf("accepted when cut off before message %d", cut)
 		}
 	}

@@ -68,7 +68,7 @@ func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Rang
 	if err := c.reserve(ctx, cfg.Archive.Store()); err != nil {
 		return nil, err
 	}
-	s := &stream{conn: conn, log: cfg.Log.With().Str("backup", c.ID).Logger()}
+	s := &stream{conn: conn, major: c.MajorVersion, log: cfg.Log.With().Str("backup", c.ID).Logger()}
 	s.log.Info().Str("checkpoint", string(cfg.Checkpoint)).Msg("backup begins with a checkpoint")
 	err = s.start(ctx, request{label: cfg.Label, checkpoint: cfg.Checkpoint, maxRate: cfg.MaxRate >> 10})
 	if err != nil {
@@ -97,9 +97,6 @@ func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn
 	}
 	if err := c.Match("the server", a.Identity().Identity); err != nil {
 		return hint.With(err, "archive %s is of another cluster: give its server in -d, or another --archive", a.Store())
-	}
-	if c.MajorVersion < 15 {
-		return fmt.Errorf("the server is PostgreSQL %d: base backups need 15 or newer", c.MajorVersion)
 	}
 	c.ServerVersion = conn.ParameterStatus("server_version")
 	return nil
