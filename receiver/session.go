@@ -55,8 +55,18 @@ func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Durat
 	if err := r.accept(ctx, conn, id); err != nil {
 		return step{}, 0, err
 	}
-	h, err := histories(ctx, conn, r.sink, sys.Timeline)
+	h, body, err := history(ctx, conn, sys.Timeline)
 	if err != nil {
+		return step{}, 0, err
+	}
+	// A server on another branch, or behind, leaves no trace: neither in the
+	// sink, from where histories are archived, nor in where the slot may go.
+	if have, held := r.sink.Resume(); held {
+		if _, err := nextStep(h, sys.FlushLSN, have, r.identity.SegmentSize); err != nil {
+			return step{}, 0, err
+		}
+	}
+	if err := saveHistories(ctx, conn, r.sink, h, body); err != nil {
 		return step{}, 0, err
 	}
 	r.hold.follow(id, h)

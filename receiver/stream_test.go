@@ -230,6 +230,30 @@ func TestServerBehind(t *testing.T) {
 	g.stop()
 }
 
+// TestBranchLeavesNoTrace: the address leads to a server on another branch, as
+// a clone for a test. Its history stays out of the spool, from where it would
+// get into the archive and be the latest one there, and the slot goes by the
+// history of the right server.
+func TestBranchLeavesNoTrace(t *testing.T) {
+	f := newFake(t, func(s *fakeStream) {
+		s.copyBoth()
+		s.wal(mib, testWAL(1000))
+		s.flushed(mib + 1000)
+		s.set(func() { s.timeline, s.histories = 3, map[wal.Timeline]string{3: "1\t0/90000\tclone\n"} })
+	})
+	f.timeline, f.flush, f.histories = 2, mib+1000, map[wal.Timeline]string{2: "1\t0/80000\tpromoted\n"}
+	g := newRig(t, spoolDir(t), rigConfig(f.conninfo()), nil)
+	g.wait("the alarm", func(st Status) bool { return st.Alarm != "" && st.Reconnects > 2 })
+	if diff := cmp.Diff([]wal.Timeline{2}, g.sink().Histories()); diff != "" {
+		t.Errorf("histories in the spool: %s", diff)
+	}
+	g.HoldSlot().Advance(segment.Position{Timeline: 2, LSN: mib})
+	if got := g.HoldSlot().allowed(2); got != mib {
+		t.Errorf("the slot may move to %s, want %s", got, wal.LSN(mib))
+	}
+	g.stop()
+}
+
 // TestForeignServer: the address leads to another cluster all of a sudden.
 func TestForeignServer(t *testing.T) {
 	f := newFake(t, func(s *fakeStream) {

@@ -61,26 +61,30 @@ func successor(h segment.History, tli wal.Timeline) wal.Timeline {
 	return h.Timeline
 }
 
-// histories fetches the history of the server's timeline and makes it durable
-// in the sink, its ancestors' too, before any WAL of theirs is asked for.
-func histories(ctx context.Context, conn *pg.Conn, sink Sink, tli wal.Timeline) (segment.History, error) {
+// history fetches the history of the server's timeline.
+func history(ctx context.Context, conn *pg.Conn, tli wal.Timeline) (h segment.History, body []byte, err error) {
 	if tli == 1 { // has no file
-		return segment.History{Timeline: 1}, nil
+		return segment.History{Timeline: 1}, nil, nil
 	}
-	body, err := conn.TimelineHistory(ctx, tli)
-	if err != nil {
-		return segment.History{}, err
+	if body, err = conn.TimelineHistory(ctx, tli); err != nil {
+		return h, nil, err
 	}
-	h, err := segment.ParseHistory(tli, body)
-	if err != nil {
-		return segment.History{}, err
+	h, err = segment.ParseHistory(tli, body)
+	return h, body, err
+}
+
+// saveHistories makes the history h of the server's timeline durable in the
+// sink, its ancestors' too, before any WAL of theirs is asked for.
+func saveHistories(ctx context.Context, conn *pg.Conn, sink Sink, h segment.History, body []byte) error {
+	if h.Timeline == 1 {
+		return nil
 	}
 	for i, sw := range h.Ancestors {
 		if err := ancestor(ctx, conn, sink, h, i); err != nil {
-			return segment.History{}, fmt.Errorf("history of timeline %s: %w", sw.Timeline, err)
+			return fmt.Errorf("history of timeline %s: %w", sw.Timeline, err)
 		}
 	}
-	return h, fromSink(sink.SaveHistory(tli, body))
+	return fromSink(sink.SaveHistory(h.Timeline, body))
 }
 
 // ancestor saves the history of h's i-th ancestor unless the sink has it. The
