@@ -15,6 +15,15 @@ type Setting struct {
 	Value string `json:"value"` // as it is meant, not as it is quoted
 }
 
+// String is the line as it stands in the configuration.
+func (s Setting) String() string { return s.Name + " = " + confQuote(s.Value) }
+
+// confQuote writes s, which has no line break, as a value of postgresql.conf
+// by the rules of PostgreSQL's guc-file.l: quotes and backslashes doubled.
+func confQuote(s string) string {
+	return "'" + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(s) + "'"
+}
+
 const (
 	blockBegin = "# walstream restore: recovery settings. Remove these lines to let this server"
 	blockSaid  = "# archive, have synchronous standbys or subscribe again."
@@ -117,11 +126,10 @@ func mergeAutoConf(old string, settings []Setting) (string, error) {
 	}
 	b.WriteString(blockBegin + "\n" + blockSaid + "\n")
 	for _, s := range settings {
-		value, err := confQuote(s.Value)
-		if err != nil {
-			return "", fmt.Errorf("setting %s: %w", s.Name, err)
+		if strings.ContainsAny(s.Value, "\n\r\x00") {
+			return "", fmt.Errorf("setting %s: %q cannot stand in postgresql.conf: it has a line break", s.Name, s.Value)
 		}
-		fmt.Fprintf(&b, "%s = %s\n", s.Name, value)
+		b.WriteString(s.String() + "\n")
 	}
 	b.WriteString(blockEnd + "\n")
 	return b.String(), nil

@@ -24,7 +24,7 @@ type backupFlags struct {
 func (a *app) backupCommand() *cobra.Command {
 	var f backupFlags
 	cmd := &cobra.Command{
-		Use: "backup", Short: "Take a base backup into the archive", Args: cobra.NoArgs,
+		Use: "backup", Short: "Take a base backup into the archive", Args: wants(),
 		Long: `Take a base backup over the replication protocol, straight into the archive.
 
 It counts once the WAL that belongs to it is in the archive, which needs a

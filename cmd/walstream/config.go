@@ -17,15 +17,15 @@ func (a *app) configCommand() *cobra.Command {
 	cmd := a.group("config", "Check or show the configuration")
 	cmd.AddCommand(
 		&cobra.Command{
-			Use: "check", Short: "Find everything that is wrong with the configuration", Args: cobra.NoArgs,
+			Use: "check", Short: "Find everything that is wrong with the configuration", Args: wants(),
 			RunE: a.runs(func(context.Context, []string) error { return a.configCheck() }),
 		},
 		&cobra.Command{
-			Use: "show", Short: "Show every setting and where it comes from, passwords masked", Args: cobra.NoArgs,
+			Use: "show", Short: "Show every setting and where it comes from, passwords masked", Args: wants(),
 			RunE: a.runs(func(context.Context, []string) error { return a.configShow() }),
 		},
 		&cobra.Command{
-			Use: "example", Short: "Print a commented configuration file with the defaults", Args: cobra.NoArgs,
+			Use: "example", Short: "Print a commented configuration file with the defaults", Args: wants(),
 			RunE: a.runs(func(context.Context, []string) error {
 				_, err := fmt.Fprint(a.stdout, config.Example())
 				return err

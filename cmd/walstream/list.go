@@ -8,18 +8,21 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
 )
 
 func (a *app) listCommand() *cobra.Command {
-	lists := map[string]func(context.Context, *archive.Archive) error{
+	lists := map[string]func(context.Context, recovery.Source) error{
 		"backups": a.listBackups, "wal": a.listWAL, "timelines": a.listTimelines,
 	}
 	return &cobra.Command{
-		Use: "list [backups|wal|timelines]", Short: "List what the archive holds",
+		Use: "list [backups|wal|timelines]", Short: "List what the archive holds, and what can be restored",
+		Long: `List the backups in the archive and the time span that can be restored with
+them, WAL that is still in the spool included; or the runs of WAL segments, with
+what is missing between them; or the timelines and where they forked off.`,
 		ValidArgs: []string{"backups", "wal", "timelines"},
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		RunE: a.runs(func(ctx context.Context, args []string) error {
@@ -31,10 +34,7 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(args) == 0 {
-				return a.listBackups(ctx, arch)
-			}
-			return lists[args[0]](ctx, arch)
+			return lists[append(args, "backups")[0]](ctx, sourceToLookAt(c, arch))
 		}),
 	}
 }
@@ -68,9 +68,9 @@ func (v backupView) state() string {
 	return "ok"
 }
 
-func (a *app) listBackups(ctx context.Context, arch *archive.Archive) error {
+func (a *app) listBackups(ctx context.Context, source recovery.Source) error {
 	backups, unusable := []backupView{}, []string{}
-	for c, err := range backup.List(ctx, arch) {
+	for c, err := range backup.List(ctx, source.Archive) {
 		var bad *backup.UnusableError
 		switch {
 		case errors.As(err, &bad):
@@ -81,24 +81,31 @@ func (a *app) listBackups(ctx context.Context, arch *archive.Archive) error {
 			backups = append(backups, viewBackup(c))
 		}
 	}
-	if err := a.printBackups(backups, unusable); err != nil {
+	windows, err := source.Windows(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.printBackups(backups, unusable, windows); err != nil {
 		return err
 	}
 	if len(unusable) > 0 {
-		return &problemsError{fmt.Sprintf("%d backups cannot be used", len(unusable))}
+		return &problemsError{term.Count(len(unusable), "backup") + " cannot be used"}
 	}
 	return nil
 }
 
-func (a *app) printBackups(backups []backupView, unusable []string) error {
+func (a *app) printBackups(backups []backupView, unusable []string, windows []recovery.Window) error {
 	if a.json {
-		return term.JSON(a.stdout, map[string]any{"backups": backups, "unusable": unusable})
+		return term.JSON(a.stdout, map[string]any{"backups": backups, "unusable": unusable, "recoverable": append([]recovery.Window{}, windows...)})
 	}
 	if len(backups)+len(unusable) == 0 {
 		_, err := fmt.Fprintln(a.stdout, "no backups; take one: walstream backup")
 		return err
 	}
-	table := term.NewTable(a.stdout, "BACKUP", "STARTED", "TOOK", "SIZE", "STORED", "TL", "START LSN", "STATE")
+	table := term.NewTable(a.stdout)
+	if len(backups) > 0 {
+		table.Row("BACKUP", "STARTED", "TOOK", "SIZE", "STORED", "TL", "START LSN", "STATE")
+	}
 	for _, b := range backups {
 		table.Row(b.ID, term.Minute(b.Started), term.Duration(b.Finished.Sub(b.Started)), term.Size(b.PlainBytes),
 			term.Size(b.StoredBytes), b.Timeline.String(), b.StartLSN.String(), b.state())
@@ -111,5 +118,6 @@ func (a *app) printBackups(backups []backupView, unusable []string) error {
 			return err
 		}
 	}
-	return nil
+	_, err := fmt.Fprintln(a.stdout, "recoverable: "+windowsText(windows))
+	return err
 }

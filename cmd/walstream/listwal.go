@@ -7,6 +7,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -26,7 +27,8 @@ type walRun struct {
 	last uint64 // number of the last segment
 }
 
-func (a *app) listWAL(ctx context.Context, arch *archive.Archive) error {
+func (a *app) listWAL(ctx context.Context, source recovery.Source) error {
+	arch := source.Archive
 	timelines, err := arch.Timelines(ctx)
 	if err != nil {
 		return err
@@ -39,6 +41,9 @@ func (a *app) listWAL(ctx context.Context, arch *archive.Archive) error {
 	}
 	if a.json {
 		return term.JSON(a.stdout, map[string]any{"wal": runs})
+	}
+	if len(runs) == 0 {
+		return a.say("no WAL yet; archive it: walstream receive\n")
 	}
 	table := term.NewTable(a.stdout, "TL", "FIRST", "LAST", "SEGMENTS", "STORED", "FROM", "TO", "STATE")
 	for _, r := range runs {
@@ -112,7 +117,8 @@ type timelineView struct {
 	Problem  string       `json:"problem,omitempty"`
 }
 
-func (a *app) listTimelines(ctx context.Context, arch *archive.Archive) error {
+func (a *app) listTimelines(ctx context.Context, source recovery.Source) error {
+	arch := source.Archive
 	timelines, err := arch.Timelines(ctx)
 	if err != nil {
 		return err
@@ -135,7 +141,7 @@ func (a *app) listTimelines(ctx context.Context, arch *archive.Archive) error {
 		err = a.printTimelines(views)
 	}
 	if err == nil && problems > 0 {
-		err = &problemsError{fmt.Sprintf("%d timelines have no usable history file", problems)}
+		err = &problemsError{term.Count(problems, "timeline") + " without a usable history file"}
 	}
 	return err
 }

@@ -34,7 +34,7 @@ type point struct {
 
 func (a *app) markCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "mark NAME", Short: "Name the present moment, for restore --target-name", Args: cobra.ExactArgs(1),
+		Use: "mark NAME", Short: "Name the present moment, for restore --target-name", Args: wants("NAME"),
 		Long: `Make a named restore point on the primary (pg_create_restore_point) and note it
 in the archive. "walstream restore --target-name NAME" goes back to it.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error { return a.mark(ctx, args[0]) }),
@@ -100,7 +100,8 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), extract(epoch FROM clock_timestamp()) * 1000000")
 	if err != nil {
 		if pg.Code(err) == pg.CodeInsufficientRight {
-			err = hint.With(err, "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO the role of -d/--dbname;")
+			err = hint.With(errors.New("the role may not call pg_create_restore_point"),
+				"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO %s;", pg.QuoteIdent(conn.ParameterStatus("session_authorization")))
 		}
 		return point{}, err
 	}

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,26 +32,25 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig) error {
 		return term.JSON(a.stdout, planView{p, viewBackup(&p.Backup), conf.Dir, settings})
 	}
 	table := term.NewTable(a.stdout)
-	table.Row("target", fmt.Sprintf("%s, timeline %s%s", p.Target, p.Timeline, wordFor(p.Target.Timeline)))
-	table.Row("backup", fmt.Sprintf("%s, PostgreSQL %d, %s, timeline %s, finished %s", p.Backup.ID, p.Backup.MajorVersion,
-		term.Size(p.Backup.PlainBytes), p.Backup.Timeline, term.Time(p.Backup.Finished)))
+	table.Row("target", join(p.Target.String(), p.Target.Inclusion(), "timeline "+p.Timeline.String()+wordFor(p.Target.Timeline)))
+	table.Row("backup", backupText(p))
 	for i, text := range walTexts(p) {
 		table.Row(first(i, "wal"), text)
 	}
-	table.Row("before", finishText("the last transaction that is replayed", p.Before))
-	table.Row("after", finishText("the first that is not", p.After))
+	table.Row("before", finishText(p.Before, "no transaction finishes between the backup and the target", "the last that is replayed"))
+	table.Row("after", finishText(p.After, "no transaction is left out", "the first that is left out"))
 	writes := term.Size(p.Backup.PlainBytes) + " to " + conf.Dir
 	if free, ok := freeBytes(conf.Dir); ok {
 		writes += " (" + term.Size(free) + " free)"
 	}
-	table.Row("writes", writes)
-	if len(p.SpoolOnly) > 0 {
-		table.Row("", fmt.Sprintf("%d segments that only the spool holds, to %s", len(p.SpoolOnly), recovery.SideDir(conf.Dir)))
+	table.Row("writes", writes+", recovery.signal, postgresql.auto.conf")
+	if n := len(p.SpoolOnly); n > 0 {
+		table.Row("", term.Count(n, "segment")+" that only the spool holds, to "+recovery.SideDir(conf.Dir))
 	}
 	n := 0
 	for _, s := range settings {
 		if s.Name == "restore_command" || strings.HasPrefix(s.Name, "recovery_target") && s.Value != "" {
-			table.Row(first(n, "settings"), fmt.Sprintf("%s = %s", s.Name, s.Value))
+			table.Row(first(n, "settings"), s.String())
 			n++
 		}
 	}
@@ -76,7 +78,7 @@ func wordFor(t recovery.TargetTimeline) string {
 func walTexts(p *recovery.Plan) []string {
 	var texts []string
 	for _, r := range p.WAL {
-		text := fmt.Sprintf("timeline %s: %d segments, %s stored: %s .. %s", r.Timeline, r.Segments, term.Size(r.StoredBytes), r.First, r.Last)
+		text := fmt.Sprintf("timeline %s: %s, %s stored: %s .. %s", r.Timeline, term.Count(r.Segments, "segment"), term.Size(r.StoredBytes), r.First, r.Last)
 		if r.Switch != 0 {
 			text += fmt.Sprintf(", up to the fork at %s", r.Switch)
 		}
@@ -89,15 +91,24 @@ func walTexts(p *recovery.Plan) []string {
 	return append(texts, end)
 }
 
-func finishText(what string, f *wal.Finish) string {
+func finishText(f *wal.Finish, none, what string) string {
 	if f == nil {
-		return what + ": none known"
+		return none
 	}
-	verb := "commit"
+	verb := "committed"
 	if f.Abort {
-		verb = "abort"
+		verb = "aborted"
 	}
-	return fmt.Sprintf("%s: %s of xid %d at %s, %s", what, verb, f.XID, f.LSN, recovery.ShowTime(f.Time.Local()))
+	return fmt.Sprintf("xid %d %s %s, at %s: %s", f.XID, verb, recovery.ShowTime(f.Time.Local()), f.LSN, what)
+}
+
+func backupText(p *recovery.Plan) string {
+	b := p.Backup
+	text := fmt.Sprintf("%s, PostgreSQL %d, %s, timeline %s, finished %s", b.ID, b.MajorVersion, term.Size(b.PlainBytes), b.Timeline, term.Time(b.Finished))
+	if before := p.Target.Time.Sub(b.Finished); p.Target.Kind == recovery.KindTime && before > 0 {
+		text += ", " + term.Duration(before) + " before the target"
+	}
+	return text
 }
 
 // freeBytes is what an unprivileged user can still write where dir is or will
@@ -120,11 +131,23 @@ func freeBytes(dir string) (int64, bool) {
 // nextSteps tells what a restored cluster does and does not do.
 func nextSteps(p *recovery.Plan, dir string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored; start it:  pg_ctl -D %s start\n", hint.Quote(dir))
+	fmt.Fprintf(&b, "restored; start it:  %spg_ctl -D %s start\n", asOwner(dir), hint.Quote(dir))
 	if p.Target.Action == recovery.ActionPause {
 		b.WriteString("it pauses at the target; look, then make it live:  SELECT pg_wal_replay_resume();\n")
 	}
 	fmt.Fprintf(&b, "it archives nothing, waits for no standby and connects to nothing; to change that once it is live,\n"+
 		"remove the block of walstream from %s and restart it\n", hint.Quote(dir+"/postgresql.auto.conf"))
 	return b.String()
+}
+
+// asOwner begins a command that the owner of dir has to run.
+func asOwner(dir string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil || int(st.Uid) == os.Geteuid() {
+		return ""
+	}
+	if u, err := user.LookupId(strconv.Itoa(int(st.Uid))); err == nil {
+		return "runuser -u " + u.Username + " -- "
+	}
+	return ""
 }

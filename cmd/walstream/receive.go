@@ -27,7 +27,7 @@ func (a *app) receiveCommand() *cobra.Command {
 	var createSlot bool
 	var until string
 	cmd := &cobra.Command{
-		Use: "receive", Short: "Stream and archive WAL until told to stop", Args: cobra.NoArgs,
+		Use: "receive", Short: "Stream and archive WAL until told to stop", Args: wants(),
 		Long: `Stream WAL from the primary, make it durable in the spool, acknowledge it, and
 archive it. It runs until SIGINT or SIGTERM; then it stores what it has of the
 unfinished segment too. List it in synchronous_standby_names, by its

@@ -31,7 +31,7 @@ type restoreFlags struct {
 func (a *app) restoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use: "restore DIR", Short: "Restore the cluster into DIR, to the end of WAL or any moment before", Args: cobra.ExactArgs(1),
+		Use: "restore DIR", Short: "Restore the cluster into DIR, to the end of WAL or any moment before", Args: wants("DIR"),
 		Long: `Restore a backup into DIR, which must be empty or absent, and prepare recovery to
 the target: start it with "pg_ctl -D DIR start". Without a target recovery goes
 to the end of WAL, including what only the spool (--spool) holds.

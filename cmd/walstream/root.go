@@ -36,7 +36,7 @@ type app struct {
 
 // run is the program: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer, environ []string) int {
-	a := &app{stdout: stdout, stderr: stderr, environ: environ}
+	a := &app{stdout: stdout, stderr: term.NewScreen(stderr), environ: environ}
 	a.root = a.newRoot()
 	a.root.SetArgs(args)
 	walGet := a.isWALGet(args)
@@ -80,6 +80,17 @@ func (a *app) isWALGet(args []string) bool {
 
 func (a *app) newRoot() *cobra.Command {
 	root := a.group("walstream", "Keep a PostgreSQL cluster recoverable: stream its WAL, back it up, restore it")
+	root.Long = `Keep a PostgreSQL cluster recoverable: stream its WAL, back it up, restore it.
+
+The settings among the flags can be environment variables (WALSTREAM_ARCHIVE) or
+stand in a configuration file too: walstream config example.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done and found
+problems, 4 the target of a restore cannot be reached, 5 another walstream has
+the lock, 130 interrupted. Those of wal-get are PostgreSQL's: see its help.`
+	root.Example = `  walstream receive -d 'host=db1 user=walstream' --archive /srv/walstream/archive --create-slot
+  walstream backup -d 'host=db1 user=walstream' --archive /srv/walstream/archive
+  walstream restore /srv/restored --archive /srv/walstream/archive --dry-run`
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -91,8 +102,33 @@ func (a *app) newRoot() *cobra.Command {
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "log only warnings and errors")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "log more")
 	flags.BoolVar(&a.debug, "debug", false, "log everything, and show where an error comes from")
-	root.AddCommand(a.receiveCommand(), a.backupCommand(), a.restoreCommand(), a.walGetCommand(), a.listCommand(), a.statusCommand(), a.slotCommand(), a.markCommand(), a.configCommand(), a.versionCommand())
+	addGroup(root, "Keep WAL and backups", a.receiveCommand(), a.backupCommand(), a.markCommand(), a.slotCommand())
+	addGroup(root, "Look at them", a.statusCommand(), a.listCommand())
+	addGroup(root, "Restore", a.restoreCommand(), a.walGetCommand())
+	addGroup(root, "Set up", a.configCommand(), a.versionCommand())
 	return root
+}
+
+// addGroup adds commands under a heading of their own in the help.
+func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title + ":"})
+	for _, cmd := range commands {
+		cmd.GroupID = title
+		root.AddCommand(cmd)
+	}
+}
+
+// wants checks that a command gets exactly the arguments that names lists.
+func wants(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch n := len(args); {
+		case n < len(names):
+			return fmt.Errorf("%s is missing", names[n])
+		case n > len(names):
+			return fmt.Errorf("%q is one argument too many", args[len(names)])
+		}
+		return nil
+	}
 }
 
 // addSettings defines the flags of settings: those that all commands have for
@@ -151,6 +187,10 @@ func (a *app) load() (*config.Loaded, error) {
 		}
 	}
 	loaded, err := config.Load(src)
+	var wrong *config.Error
+	if errors.As(err, &wrong) && wrong.UnknownKey {
+		err = hint.With(err, "every key there is: walstream config example")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,14 +53,22 @@ func (d *daemon) status() statusView {
 		}
 	}
 	v.findProblems()
+	v.inUTC()
 	return v
+}
+
+// inUTC turns every time of the view into what --json promises.
+func (v *statusView) inUTC() {
+	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastErrorTime, &v.Slot.Looked, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
+		*t = t.UTC()
+	}
 }
 
 // findProblems lists what a person has to look at.
 func (v *statusView) findProblems() {
 	add := func(format string, args ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, args...)) }
 	if v.State != receiver.Streaming {
-		add("not streaming: %s", orUnknown(v.LastError))
+		add("not streaming: %s", cmp.Or(v.LastError, "still connecting"))
 	}
 	if v.Alarm != "" {
 		add("%s", v.Alarm)

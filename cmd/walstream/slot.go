@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
 )
@@ -15,15 +16,15 @@ func (a *app) slotCommand() *cobra.Command {
 	cmd := a.group("slot", "Show, create or drop the replication slot that keeps WAL until it is archived")
 	cmd.AddCommand(
 		&cobra.Command{
-			Use: "show", Short: "Show the slot; exit code 3 when it keeps nothing", Args: cobra.NoArgs,
+			Use: "show", Short: "Show the slot; exit code 3 when it keeps nothing", Args: wants(),
 			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotShow) }),
 		},
 		&cobra.Command{
-			Use: "create", Short: "Make the slot, keeping WAL from the last checkpoint on", Args: cobra.NoArgs,
+			Use: "create", Short: "Make the slot, keeping WAL from the last checkpoint on", Args: wants(),
 			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotCreate) }),
 		},
 		&cobra.Command{
-			Use: "drop", Short: "Remove the slot: the server then no longer keeps WAL that is not archived", Args: cobra.NoArgs,
+			Use: "drop", Short: "Remove the slot: the server then no longer keeps WAL that is not archived", Args: wants(),
 			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotDrop) }),
 		},
 	)
@@ -48,9 +49,9 @@ func (a *app) slotShow(ctx context.Context, slot receiver.Slot) error {
 	}
 	switch {
 	case !state.Exists:
-		return hint.With(&problemsError{fmt.Sprintf("slot %q does not exist", slot.Name)}, "walstream slot create")
+		return hint.With(&problemsError{fmt.Sprintf("slot %q does not exist", slot.Name)}, "walstream slot create --slot %s", slot.Name)
 	case !state.Holds():
-		return hint.With(&problemsError{fmt.Sprintf("slot %q keeps no WAL", slot.Name)}, "walstream slot create")
+		return hint.With(&problemsError{fmt.Sprintf("slot %q keeps no WAL", slot.Name)}, "walstream slot create --slot %s", slot.Name)
 	}
 	return nil
 }
@@ -98,12 +99,19 @@ func (a *app) slotCreate(ctx context.Context, slot receiver.Slot) error {
 }
 
 func (a *app) slotDrop(ctx context.Context, slot receiver.Slot) error {
-	if err := slot.Drop(ctx); err != nil {
+	err := slot.Drop(ctx)
+	switch pg.Code(err) {
+	case pg.CodeUndefinedObject:
+		return fmt.Errorf("slot %q does not exist", slot.Name)
+	case pg.CodeObjectInUse:
+		return hint.With(fmt.Errorf("slot %q is in use: %w", slot.Name, err), "SELECT * FROM pg_replication_slots WHERE slot_name = %s;", pg.QuoteLiteral(slot.Name))
+	}
+	if err != nil {
 		return err
 	}
 	if a.json {
 		return term.JSON(a.stdout, map[string]any{"name": slot.Name, "dropped": true})
 	}
-	_, err := fmt.Fprintf(a.stdout, "slot %s: dropped\n", slot.Name)
+	_, err = fmt.Fprintf(a.stdout, "slot %s: dropped\n", slot.Name)
 	return err
 }

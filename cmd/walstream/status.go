@@ -17,7 +17,10 @@ import (
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -31,7 +34,9 @@ type statusView struct {
 	Archive     archiveView          `json:"archive"`
 	Spool       spoolView            `json:"spool"`
 	Backup      *backupView          `json:"last_backup,omitempty"`
-	Problems    []string             `json:"problems"`
+	// Recoverable is what can be restored, nil when it is not known.
+	Recoverable []recovery.Window `json:"recoverable,omitempty"`
+	Problems    []string          `json:"problems"`
 }
 
 type archiveView struct {
@@ -53,7 +58,7 @@ type spoolView struct {
 
 func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show what is received, durable and archived; exit code 3 when something is wrong", Args: cobra.NoArgs,
+		Use: "status", Short: "Show what is received, durable and archived; exit code 3 when something is wrong", Args: wants(),
 		Long: `Ask the running receiver how it is, through a socket in the spool directory. If
 none is running, show what the spool and the archive hold.`,
 		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.status(ctx) }),
@@ -78,14 +83,20 @@ func (a *app) status(ctx context.Context) error {
 	if archErr == nil {
 		v.Backup, archErr = lastBackup(ctx, arch)
 	}
+	if archErr == nil {
+		v.Recoverable, archErr = sourceToLookAt(c, arch).Windows(ctx)
+	}
 	if archErr != nil && v.Archive.LastError == "" {
 		v.Archive.LastError = archErr.Error()
 	}
 	if err := a.printStatus(v); err != nil {
 		return err
 	}
-	if n := len(v.Problems); n > 0 {
-		return &problemsError{fmt.Sprintf("problems: %d", n)}
+	switch n := len(v.Problems); {
+	case !v.Running:
+		return hint.With(&problemsError{"nothing is being received"}, "walstream receive")
+	case n > 0:
+		return &problemsError{term.Count(n, "problem")}
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -14,20 +14,26 @@ func (a *app) printStatus(v *statusView) error {
 	if a.json {
 		return term.JSON(a.stdout, v)
 	}
-	now := time.Now()
-	table := term.NewTable(a.stdout)
+	return v.print(a.stdout, time.Now())
+}
+
+func (v *statusView) print(w io.Writer, now time.Time) error {
+	table := term.NewTable(w)
 	table.Row("state", v.stateText(now))
-	table.Row("received", lsnText(v.Received), v.behindText())
-	table.Row("flushed", lsnText(v.Flushed))
+	table.Row("received", lsnText(v.Received), v.receivedText(now))
+	table.Row("flushed", lsnText(v.Flushed), v.flushedText())
 	table.Row("archived", lsnText(v.ArchivedLSN), v.archiveText(now))
 	if v.Slot != nil && !v.Slot.Looked.IsZero() {
-		table.Row("slot", lsnText(v.Slot.RestartLSN), strings.TrimSpace(v.Slot.Name+" "+v.Slot.WALStatus))
+		table.Row("slot", lsnText(v.Slot.RestartLSN), v.slotText())
 	}
-	backup := "none yet"
+	backup := "none yet; take one: walstream backup"
 	if v.Backup != nil {
-		backup = v.Backup.ID + ", finished " + term.Age(v.Backup.Finished, now)
+		backup = v.Backup.ID + ", " + term.Size(v.Backup.PlainBytes) + ", finished " + term.Age(v.Backup.Finished, now)
 	}
 	table.Row("backup", backup)
+	if v.Backup != nil {
+		table.Row("recover", v.recoverText(now))
+	}
 	for _, p := range v.Problems {
 		table.Row("PROBLEM", p)
 	}
@@ -51,22 +57,71 @@ func (v *statusView) stateText(now time.Time) string {
 	return text
 }
 
-func (v *statusView) behindText() string {
+func (v *statusView) receivedText(now time.Time) string {
 	if v.ServerLSN == 0 || v.State != receiver.Streaming {
 		return ""
 	}
-	return term.Size(lsnDistance(v.Received, v.ServerLSN)) + " behind the server"
+	return join(term.Size(lsnDistance(v.Received, v.ServerLSN))+" behind the server", ago("heard", v.LastMessage, now))
 }
 
-func (v *statusView) archiveText(now time.Time) string {
-	text := fmt.Sprintf("%d waiting in the spool", v.Spool.Waiting)
-	if v.Flushed != 0 {
-		text = term.Size(lsnDistance(v.ArchivedLSN, v.Flushed)) + " behind, " + text
+func (v *statusView) flushedText() string {
+	if !v.Running || v.Flushed == 0 {
+		return ""
 	}
-	if !v.Archive.LastSuccess.IsZero() {
-		text += ", last put " + term.Age(v.Archive.LastSuccess, now)
+	if left := lsnDistance(v.Flushed, v.Received); left > 0 {
+		return term.Size(left) + " received and not durable yet"
+	}
+	return "all that was received is durable"
+}
+
+// archiveText: what is not archived is in the spool, and most of the time only
+// in the segment that is being filled.
+func (v *statusView) archiveText(now time.Time) string {
+	left := "nothing yet"
+	if v.ArchivedLSN != 0 {
+		left = term.Size(lsnDistance(v.ArchivedLSN, v.Flushed)) + " in the spool only"
+	}
+	if v.Spool.Waiting > 0 {
+		left = join(left, term.Count(v.Spool.Waiting, "segment")+" waiting")
+	}
+	return join(left, ago("last put", v.Archive.LastSuccess, now))
+}
+
+func (v *statusView) slotText() string {
+	text := v.Slot.Name
+	if v.Slot.WALStatus != "" {
+		text += " (" + v.Slot.WALStatus + ")"
+	}
+	if v.Slot.RestartLSN != 0 && v.ServerLSN != 0 {
+		text += " keeps " + term.Size(lsnDistance(v.Slot.RestartLSN, v.ServerLSN)) + " on the server"
 	}
 	return text
+}
+
+func (v *statusView) recoverText(now time.Time) string {
+	text := windowsText(v.Recoverable)
+	if n := len(v.Recoverable); n > 0 && v.Recoverable[n-1].Open {
+		text = join(text, ago("last commit", v.Recoverable[n-1].To, now))
+	}
+	return text
+}
+
+// join puts a comma between what there is.
+func join(parts ...string) string {
+	var some []string
+	for _, p := range parts {
+		if p != "" {
+			some = append(some, p)
+		}
+	}
+	return strings.Join(some, ", ")
+}
+
+func ago(what string, t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return what + " " + term.Age(t, now)
 }
 
 // lsnDistance is how many bytes to lies behind from, 0 when it does not.

@@ -34,7 +34,7 @@ func programVersion() string {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs,
+		Use: "version", Short: "Show the version of this program", Args: wants(),
 		RunE: a.runs(func(context.Context, []string) error {
 			v := versionInfo{programVersion(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if a.json {

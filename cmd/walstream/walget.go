@@ -17,7 +17,7 @@ import (
 
 func (a *app) walGetCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: cobra.ExactArgs(2),
+		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: wants("FILE", "PATH"),
 		Long: `Put the WAL segment or timeline history FILE at PATH, verified and durable. It is
 made for PostgreSQL's restore_command, which "walstream restore" writes.
 

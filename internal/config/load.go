@@ -61,7 +61,8 @@ func (l *Loaded) FromFlag(key string) bool {
 
 // Error lists everything that is wrong with a configuration.
 type Error struct {
-	Problems []string // each names its place and key
+	Problems   []string // each names its place and key
+	UnknownKey bool     // one of them is a key that there is not
 }
 
 func (e *Error) Error() string { return strings.Join(e.Problems, "\n") }
@@ -77,6 +78,7 @@ type loader struct {
 	keys     []Key
 	settings map[string]setting
 	problems []string
+	unknown  bool // a key of the file is none
 	warnings []string
 }
 
@@ -118,7 +120,7 @@ func (l *loader) finish(file string) (*Loaded, error) {
 		out.Values = append(out.Values, Value{Key: k.Path, Value: shown, Origin: s.origin})
 	}
 	if len(l.problems) > 0 {
-		return nil, &Error{Problems: l.problems}
+		return nil, &Error{Problems: l.problems, UnknownKey: l.unknown}
 	}
 	return out, nil
 }

@@ -78,11 +78,11 @@ func explain(cfg *pgconn.Config, err error) error {
 		return hint.With(err, "put the right password into ~/.pgpass (mode 600): %s", passLine(cfg))
 	case codeInvalidAuth:
 		if strings.Contains(e.Message, "does not exist") {
-			return hint.With(err, "CREATE ROLE %s LOGIN REPLICATION PASSWORD '…';", quoteIdent(user))
+			return hint.With(err, "CREATE ROLE %s LOGIN REPLICATION PASSWORD '…';", QuoteIdent(user))
 		}
 		return hint.With(err, "add to pg_hba.conf: %s, then: SELECT pg_reload_conf();", hbaLine(cfg, e.Message))
 	case CodeInsufficientRight:
-		return hint.With(err, "ALTER ROLE %s REPLICATION;", quoteIdent(user))
+		return hint.With(err, "ALTER ROLE %s REPLICATION;", QuoteIdent(user))
 	case codeTooManyConnections:
 		if strings.Contains(e.Message, "max_wal_senders") && strings.Contains(e.Message, "currently 0") {
 			err = fmt.Errorf("%w: %w", errWALLevel, err)
@@ -163,7 +163,8 @@ func roots(err error) []error {
 	return []error{err}
 }
 
-func quoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+// QuoteIdent quotes a name for SQL.
+func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // QuoteLiteral quotes s for SQL and for replication commands, with
 // standard_conforming_strings on.

@@ -28,7 +28,8 @@ type Progress struct {
 }
 
 // NewProgress makes the display of an operation that what names ("backup").
-// The bar goes to out if that is a terminal, the log lines to log.
+// The bar goes to out if that is a terminal, the log lines to log; if both
+// write to one terminal, out is a [Screen].
 func NewProgress(out io.Writer, log zerolog.Logger, what string) *Progress {
 	return &Progress{out: out, terminal: IsTerminal(out), log: log, what: what, every: 30 * time.Second}
 }
@@ -88,8 +89,12 @@ func (p *Progress) draw() {
 	}
 	total = max(total, done+1)
 	if p.bar == nil {
+		out := p.out
+		if s, ok := out.(*Screen); ok {
+			out = barOf{s}
+		}
 		p.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(p.out),
+			progressbar.OptionSetWriter(out),
 			progressbar.OptionSetDescription(p.what),
 			progressbar.OptionSetWidth(30),
 			progressbar.OptionShowBytes(true),

@@ -17,6 +17,9 @@ import (
 
 // IsTerminal says whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
+	if s, ok := w.(*Screen); ok {
+		w = s.w
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

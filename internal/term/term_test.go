@@ -64,6 +64,35 @@ func TestTimeNamesLocalZone(t *testing.T) {
 	}
 }
 
+func TestSpan(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := time.Local
+	time.Local = berlin
+	defer func() { time.Local = local }()
+	from := time.Date(2026, 10, 24, 22, 30, 0, 0, time.UTC)
+	for after, want := range map[time.Duration]string{
+		time.Minute:     "2026-10-25 00:30:00 .. 00:31:00 CEST",
+		2 * time.Hour:   "2026-10-25 00:30:00 .. 02:30:00 CEST",
+		3 * time.Hour:   "2026-10-25 00:30:00 CEST .. 2026-10-25 02:30:00 CET",
+		-24 * time.Hour: "2026-10-25 00:30:00 .. 2026-10-24 00:30:00 CEST",
+	} {
+		if got := Span(from, from.Add(after)); got != want {
+			t.Errorf("%s later: %s, want %s", after, got, want)
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int]string{0: "0 segments", 1: "1 segment", 2: "2 segments"} {
+		if got := Count(n, "segment"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	var b bytes.Buffer
 	table := NewTable(&b, "BACKUP", "SIZE", "STATE")

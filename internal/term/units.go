@@ -70,3 +70,25 @@ func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST
 
 // Minute is t to the minute in the local zone, with the zone named.
 func Minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
+
+// Span is from one time to another in the local zone, each to the second; what
+// both have in common is said once.
+func Span(from, to time.Time) string {
+	from, to = from.Local(), to.Local()
+	begin, end := "2006-01-02 15:04:05 MST", "2006-01-02 15:04:05 MST"
+	if from.Format("MST") == to.Format("MST") {
+		begin = time.DateTime
+		if from.Format(time.DateOnly) == to.Format(time.DateOnly) {
+			end = "15:04:05 MST"
+		}
+	}
+	return from.Format(begin) + " .. " + to.Format(end)
+}
+
+// Count is n of a thing, in the plural unless it is one.
+func Count[N ~int | ~int64 | ~uint64](n N, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
