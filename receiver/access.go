@@ -16,8 +16,8 @@ import (
 // slotAccess is a way to read and move a slot.
 type slotAccess interface {
 	read(context.Context) (SlotState, error)
-	// timeline is the one that the server is on.
-	timeline(context.Context) (wal.Timeline, error)
+	// position is how far the server has flushed its timeline.
+	position(context.Context) (segment.Position, error)
 	// advance moves the slot of a server on that timeline forward and
 	// returns where it is then; its own position counts as use of the slot.
 	// It never goes beyond what the server has flushed.
@@ -48,15 +48,20 @@ func (a *sqlAccess) check(ctx context.Context, want segment.Identity) error {
 
 func (a *sqlAccess) read(ctx context.Context) (SlotState, error) { return a.slot.readSQL(ctx, a.conn) }
 
-// timeline asks for the one in the name of the present WAL file. A primary
+// position takes the timeline from the name of the present WAL file. A primary
 // keeps its timeline as long as the connection lasts.
-func (a *sqlAccess) timeline(ctx context.Context) (wal.Timeline, error) {
-	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())")
+func (a *sqlAccess) position(ctx context.Context) (pos segment.Position, err error) {
+	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), pg_catalog.pg_current_wal_flush_lsn()")
 	if err != nil {
-		return 0, err
+		return pos, err
 	}
 	id, err := segment.ParseName(rows[0][0], a.size)
-	return id.Timeline, err
+	if err != nil {
+		return pos, err
+	}
+	pos.Timeline = id.Timeline
+	pos.LSN, err = wal.ParseLSN(rows[0][1])
+	return pos, err
 }
 
 func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, error) {
@@ -83,14 +88,14 @@ func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 	return a.h.slot.read(ctx, conn)
 }
 
-func (a protocolAccess) timeline(ctx context.Context) (wal.Timeline, error) {
+func (a protocolAccess) position(ctx context.Context) (segment.Position, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
-		return 0, err
+		return segment.Position{}, err
 	}
 	defer conn.Done()
 	sys, err := conn.IdentifySystem(ctx)
-	return sys.Timeline, err
+	return segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}, err
 }
 
 // advance streams from the server's end, so that hardly any WAL comes. The

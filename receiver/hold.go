@@ -174,12 +174,18 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 		}
 	}
 	h.note(st)
-	tli, err := h.access.timeline(ctx)
+	at, err := h.access.position(ctx)
 	if err != nil {
 		return err
 	}
-	to := max(h.allowed(tli), st.RestartLSN) // its own position again is a touch
-	to, err = h.access.advance(ctx, segment.Position{Timeline: tli, LSN: to})
+	to := h.allowed(at.Timeline)
+	if to > at.LSN {
+		// The server is behind the archive: it lost WAL, or is an old copy,
+		// and what it has since then is not in the archive.
+		to = 0
+	}
+	to = max(to, st.RestartLSN) // its own position again is a touch
+	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
 	switch pg.Code(err) {
 	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
 		// Another receiver of this cluster moves the slot now, or has moved

@@ -327,3 +327,42 @@ func TestHoldSlotKeepsNewTimeline(t *testing.T) {
 	h.follow(id, segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 4 << 20}}})
 	check(3, 0) // a branch that has nothing of timeline 2
 }
+
+// A server that went back in time, as from a snapshot, on the timeline that it
+// had: the LSNs up to its end are archived, but not what it wrote there since.
+func TestHoldSlotOfServerBehind(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, small)
+	ctx := timeout(t)
+	conn, err := pg.ConnectReplication(ctx, pg.Options{Conninfo: c.Conninfo()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Done()
+	id, _, err := conn.Identity(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
+	if _, err := slot.Create(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := slot.Show(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 10000) i")
+	for _, noSQL := range []bool{false, true} {
+		h := newHoldSlot(slot, time.Second, zerolog.Nop())
+		h.noSQL = noSQL
+		h.follow(id, segment.History{Timeline: 1})
+		h.Advance(segment.Position{Timeline: 1, LSN: currentLSN(t, c) + mib})
+		if err := h.keep(ctx); err != nil {
+			t.Error(err)
+		}
+		h.close()
+		if now, err := slot.Show(ctx); err != nil || now.RestartLSN != before.RestartLSN {
+			t.Errorf("without SQL %v: the slot moved from %s to %s, %v", noSQL, before.RestartLSN, now.RestartLSN, err)
+		}
+	}
+}
