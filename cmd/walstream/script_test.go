@@ -1,17 +1,42 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/walstream/walstream/internal/testkit"
 )
 
 // TestMain lets the scripts run this very program as walstream.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"walstream": main})
+	testscript.Main(withBinary{m}, map[string]func(){"walstream": main})
 }
+
+// withBinary gives the tests a directory for the binary that they share.
+type withBinary struct{ *testing.M }
+
+var binaryDir string
+
+func (m withBinary) Run() int {
+	dir, err := os.MkdirTemp("", "ws")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binaryDir = dir
+	return m.M.Run()
+}
+
+// binary is the walstream that users run, without the race detector. The first
+// test that needs it builds it.
+var binary = sync.OnceValues(func() (string, error) { return testkit.Build(binaryDir) })
 
 // TestScripts runs everything of the command line that needs no PostgreSQL.
 func TestScripts(t *testing.T) {

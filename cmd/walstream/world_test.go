@@ -34,7 +34,11 @@ type world struct {
 
 func newWorld(t *testing.T, cfg testkit.Config) *world {
 	t.Helper()
-	w := &world{t: t, bin: testkit.Build(t), dir: testkit.Dir(t)}
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, bin: bin, dir: testkit.Dir(t)}
 	w.archive, w.spool = filepath.Join(w.dir, "archive"), filepath.Join(w.dir, "spool")
 	w.primary = testkit.Start(t, cfg)
 	return w

@@ -166,17 +166,12 @@ func Wait(t testing.TB, what string, done func() (ok bool, detail string)) {
 	}
 }
 
-// Build compiles the walstream binary into a place where the unprivileged
-// user can run it.
-func Build(t testing.TB) string {
-	t.Helper()
-	bin := filepath.Join(Dir(t), "walstream")
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/walstream/walstream/cmd/walstream")
+// Build compiles the walstream binary into dir, for everyone to run.
+func Build(dir string) (path string, err error) {
+	path = filepath.Join(dir, "walstream")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/walstream/walstream/cmd/walstream")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	if err := os.Chmod(bin, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return bin
+	return path, os.Chmod(dir, 0o755)
 }
