@@ -53,6 +53,8 @@ type Spool struct {
 	log  zerolog.Logger
 	lock *flock.Flock // nil on another file system than the OS's
 
+	zeros []byte // to fill new files with; never written to
+
 	// Only the appending goroutine uses these.
 	begun bool
 	next  wal.LSN // where the next Append has to start

@@ -95,7 +95,7 @@ func (s *Spool) makePartial(id ID, src io.Reader) (fsx.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = fill(f, src, int64(s.size)); err == nil {
+	if err = s.fill(f, src); err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
@@ -112,32 +112,25 @@ func (s *Spool) makePartial(id ID, src io.Reader) (fsx.File, error) {
 	return f, nil
 }
 
-// fill writes size bytes to f: those of src, then zeros. It copies through
-// memory on purpose: the copy_file_range that io.Copy would use may share
-// blocks on the disk, and after a failed fsync these can be older than the
-// bytes that were read and checked.
-func fill(f io.Writer, src io.Reader, size int64) error {
-	buf := make([]byte, min(size, 1<<20))
-	for src != nil && size > 0 {
-		n, err := io.ReadFull(src, buf[:min(int64(len(buf)), size)])
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+// fill writes a whole segment to f: the bytes of src, then zeros. It copies
+// through memory on purpose: the copy_file_range that io.Copy would use may
+// share blocks on the disk, and after a failed fsync these can be older than
+// the bytes that were read and checked.
+func (s *Spool) fill(f io.Writer, src io.Reader) error {
+	left := int64(s.size)
+	if src != nil {
+		n, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{src}, make([]byte, 256<<10))
+		if err != nil {
 			return err
 		}
-		if _, werr := f.Write(buf[:n]); werr != nil {
-			return werr
-		}
-		size -= int64(n)
-		clear(buf[:n])
-		if err != nil {
-			src = nil
-		}
+		left -= n
 	}
-	for size > 0 {
-		n, err := f.Write(buf[:min(int64(len(buf)), size)])
+	for left > 0 {
+		n, err := f.Write(s.zeros[:min(int64(len(s.zeros)), left)])
 		if err != nil {
 			return err
 		}
-		size -= int64(n)
+		left -= int64(n)
 	}
 	return nil
 }

@@ -51,8 +51,9 @@ type Mem struct {
 	// Now gives modification times; nil means time.Now.
 	Now func() time.Time
 
-	mu   sync.Mutex
-	root *inode
+	mu    sync.Mutex
+	root  *inode
+	zeros []byte // never written to
 }
 
 // NewMem returns an empty file system.

@@ -35,7 +35,7 @@ func (i memInfo) IsDir() bool        { return i.mode.IsDir() }
 func (i memInfo) Sys() any           { return nil }
 
 func (n *inode) info(base string) fs.FileInfo {
-	return memInfo{name: base, size: int64(len(n.data)), mode: n.mode, modTime: n.modTime}
+	return memInfo{name: base, size: n.data.size, mode: n.mode, modTime: n.modTime}
 }
 
 // check locks the file system if the file can be used this way; the caller
@@ -82,7 +82,7 @@ func (f *memFile) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	defer f.m.mu.Unlock()
-	n := f.read(p, f.pos)
+	n := f.node.data.read(p, f.pos)
 	f.pos += int64(n)
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
@@ -98,18 +98,11 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, pathError("readat", f.name, syscall.EINVAL)
 	}
-	n := f.read(p, off)
+	n := f.node.data.read(p, off)
 	if n < len(p) {
 		return n, io.EOF
 	}
 	return n, nil
-}
-
-func (f *memFile) read(p []byte, off int64) int {
-	if off >= int64(len(f.node.data)) {
-		return 0
-	}
-	return copy(p, f.node.data[off:])
 }
 
 func (f *memFile) Write(p []byte) (int, error) {
@@ -138,7 +131,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 		injected = pathError("write", f.name, injected)
 	}
 	if n > 0 {
-		f.node.write(f.m.now(), write{off, append([]byte(nil), p[:n]...)})
+		f.node.write(f.m.now(), write{off, f.m.keep(p[:n])})
 	}
 	return n, injected
 }

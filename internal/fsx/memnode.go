@@ -14,8 +14,8 @@ type inode struct {
 	modTime time.Time
 
 	// Of a file.
-	data         []byte
-	durable      []byte
+	data         content
+	durable      content
 	pendingBytes []write
 
 	// Of a directory.
@@ -46,20 +46,12 @@ func newDir(perm fs.FileMode, now time.Time) *inode {
 		names: map[string]*inode{}, durableNames: map[string]*inode{}}
 }
 
-// apply returns data after the change.
-func (w write) apply(data []byte) []byte {
-	if w.data != nil && w.off == int64(len(data)) {
-		return append(data, w.data...)
-	}
-	end := w.off + int64(len(w.data))
-	if grow := end - int64(len(data)); grow > 0 {
-		data = append(data, make([]byte, grow)...)
-	}
+func (w write) apply(c *content) {
 	if w.data == nil {
-		return data[:end]
+		c.resize(w.off)
+	} else {
+		c.write(w.data, w.off)
 	}
-	copy(data[w.off:], w.data)
-	return data
 }
 
 func apply(names map[string]*inode, change []entry) {
@@ -74,13 +66,13 @@ func apply(names map[string]*inode, change []entry) {
 
 func (n *inode) write(now time.Time, w write) {
 	n.modTime = now
-	n.data = w.apply(n.data)
+	w.apply(&n.data)
 	n.pendingBytes = append(n.pendingBytes, w)
 }
 
 func (n *inode) syncBytes() {
 	for _, w := range n.pendingBytes {
-		n.durable = w.apply(n.durable)
+		w.apply(&n.durable)
 	}
 	n.pendingBytes = nil
 }
@@ -127,13 +119,13 @@ func (c *crasher) clone(n *inode) *inode {
 	copied := &inode{mode: n.mode, modTime: n.modTime}
 	c.done[n] = copied
 	if !n.mode.IsDir() {
-		copied.durable = append([]byte(nil), n.durable...)
+		copied.durable = n.durable.clone()
 		for _, w := range n.pendingBytes {
 			for _, part := range c.torn(w) {
-				copied.durable = part.apply(copied.durable)
+				part.apply(&copied.durable)
 			}
 		}
-		copied.data = append([]byte(nil), copied.durable...)
+		copied.data = copied.durable.clone()
 		return copied
 	}
 	names := maps.Clone(n.durableNames)
