@@ -26,7 +26,9 @@ type planView struct {
 	Settings []recovery.Setting `json:"settings"`
 }
 
-func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig) error {
+// printPlan shows a plan: all of it before it is carried out, afterwards what
+// came of it.
+func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, done bool) error {
 	settings := p.SettingsIn(conf)
 	if a.json {
 		return term.JSON(a.stdout, planView{p, viewBackup(&p.Backup), conf.Dir, settings})
@@ -34,16 +36,29 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig) error {
 	table := term.NewTable(a.stdout)
 	table.Row("target", join(p.Target.String(), p.Target.Inclusion(), "timeline "+p.Timeline.String()+wordFor(p.Target.Timeline)))
 	table.Row("backup", backupText(p))
-	for i, text := range walTexts(p) {
-		table.Row(first(i, "wal"), text)
+	if !done {
+		for i, text := range walTexts(p) {
+			table.Row(first(i, "wal"), text)
+		}
 	}
-	table.Row("before", finishText(p.Before, "no transaction finishes between the backup and the target", "the last that is replayed"))
-	table.Row("after", finishText(p.After, "no transaction is left out", "the first that is left out"))
+	table.Row("before", finishText(p.Before, "no transaction finishes between the backup and the target", "last replayed"))
+	table.Row("after", finishText(p.After, "no transaction is left out", "first left out"))
+	if !done {
+		writesRows(table, p, conf, settings)
+	}
+	for i, w := range p.Warnings {
+		table.Row(first(i, "WARNING"), w)
+	}
+	return table.Flush()
+}
+
+// writesRows shows what will be written where.
+func writesRows(table *term.Table, p *recovery.Plan, conf recovery.RestoreConfig, settings []recovery.Setting) {
 	writes := term.Size(p.Backup.PlainBytes) + " to " + conf.Dir
 	if free, ok := freeBytes(conf.Dir); ok {
 		writes += " (" + term.Size(free) + " free)"
 	}
-	table.Row("writes", writes+", recovery.signal, postgresql.auto.conf")
+	table.Row("writes", writes)
 	if n := len(p.SpoolOnly); n > 0 {
 		table.Row("", term.Count(n, "segment")+" that only the spool holds, to "+recovery.SideDir(conf.Dir))
 	}
@@ -54,10 +69,6 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig) error {
 			n++
 		}
 	}
-	for i, w := range p.Warnings {
-		table.Row(first(i, "WARNING"), w)
-	}
-	return table.Flush()
 }
 
 // first is the label of a row's first line.
@@ -78,15 +89,15 @@ func wordFor(t recovery.TargetTimeline) string {
 func walTexts(p *recovery.Plan) []string {
 	var texts []string
 	for _, r := range p.WAL {
-		text := fmt.Sprintf("timeline %s: %s, %s stored: %s .. %s", r.Timeline, term.Count(r.Segments, "segment"), term.Size(r.StoredBytes), r.First, r.Last)
+		text := fmt.Sprintf("%s .. %s, %s, %s stored", r.First, r.Last, term.Count(r.Segments, "segment"), term.Size(r.StoredBytes))
 		if r.Switch != 0 {
 			text += fmt.Sprintf(", up to the fork at %s", r.Switch)
 		}
 		texts = append(texts, text)
 	}
-	end := fmt.Sprintf("recovery ends at %s; WAL reaches to %s", p.End, p.WALEnd)
+	end := fmt.Sprintf("ends at %s; there is WAL to %s", p.End, p.WALEnd)
 	if p.LastFinish != nil {
-		end += ", last transaction " + recovery.ShowTime(p.LastFinish.Time.Local())
+		end += ", last transaction " + term.Time(p.LastFinish.Time)
 	}
 	return append(texts, end)
 }
@@ -99,16 +110,20 @@ func finishText(f *wal.Finish, none, what string) string {
 	if f.Abort {
 		verb = "aborted"
 	}
-	return fmt.Sprintf("xid %d %s %s, at %s: %s", f.XID, verb, recovery.ShowTime(f.Time.Local()), f.LSN, what)
+	return fmt.Sprintf("xid %d %s %s at %s, %s", f.XID, verb, term.Exact(f.Time), f.LSN, what)
 }
 
 func backupText(p *recovery.Plan) string {
 	b := p.Backup
-	text := fmt.Sprintf("%s, PostgreSQL %d, %s, timeline %s, finished %s", b.ID, b.MajorVersion, term.Size(b.PlainBytes), b.Timeline, term.Time(b.Finished))
+	finished := term.Time(b.Finished)
 	if before := p.Target.Time.Sub(b.Finished); p.Target.Kind == recovery.KindTime && before > 0 {
-		text += ", " + term.Duration(before) + " before the target"
+		finished = term.Duration(before) + " before the target"
 	}
-	return text
+	timeline := ""
+	if b.Timeline != p.Timeline {
+		timeline = "timeline " + b.Timeline.String()
+	}
+	return join(b.ID, fmt.Sprintf("PostgreSQL %d", b.MajorVersion), term.Size(b.PlainBytes), timeline, "finished "+finished)
 }
 
 // freeBytes is what an unprivileged user can still write where dir is or will
@@ -135,8 +150,8 @@ func nextSteps(p *recovery.Plan, dir string) string {
 	if p.Target.Action == recovery.ActionPause {
 		b.WriteString("it pauses at the target; look, then make it live:  SELECT pg_wal_replay_resume();\n")
 	}
-	fmt.Fprintf(&b, "it archives nothing, waits for no standby and connects to nothing; to change that once it is live,\n"+
-		"remove the block of walstream from %s and restart it\n", hint.Quote(dir+"/postgresql.auto.conf"))
+	b.WriteString("it archives nothing, waits for no standby and connects to nothing; to change that once it\n" +
+		"is live, remove the block of walstream from its postgresql.auto.conf and restart it\n")
 	return b.String()
 }
 

@@ -78,7 +78,7 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 		return err
 	}
 	if f.dryRun {
-		if err := a.printPlan(plan, conf); err != nil {
+		if err := a.printPlan(plan, conf, false); err != nil {
 			return err
 		}
 		if err := plan.Check(conf); err != nil {
@@ -91,7 +91,7 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 	if err := progress.While(ctx, func(ctx context.Context) error { return plan.Execute(ctx, conf) }); err != nil {
 		return err
 	}
-	if err := a.printPlan(plan, conf); err != nil {
+	if err := a.printPlan(plan, conf, true); err != nil {
 		return err
 	}
 	return a.say("%s", nextSteps(plan, conf.Dir))

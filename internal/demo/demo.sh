@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 # PostgreSQL refuses to run as root, so everything runs as an ordinary user,
 # in a directory of its own, from a copy of the binary that this user can read.
 if [ -z "${DEMO_DIR:-}" ]; then
-	DEMO_DIR=$(mktemp -d "${TMPDIR:-/tmp}/walstream-demo.XXXXXX")
+	DEMO_DIR=$(mktemp -d "${TMPDIR:-/tmp}/demo.XXXX")
 	export DEMO_DIR
 	cp "$here/bin/walstream" "$0" "$DEMO_DIR/"
 	if [ "$(id -u)" -eq 0 ]; then
@@ -59,11 +59,19 @@ trap 'exit 130' INT TERM
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ -t 1 ] || step() { printf '\n%s\n' "$*"; }
-run() { # shows a command as the reader would type it, then runs it
-	printf '  $'
-	printf ' %q' "$@"
-	printf '\n'
-	"$@" 2>&1 | sed 's/^/    /'
+show() { # show COMMAND...: as the reader would type it
+	local word line='$'
+	for word in "$@"; do
+		case $word in
+		*[!A-Za-z0-9_%+,./:=@-]*) word="'$word'" ;;
+		esac
+		line+=" $word"
+	done
+	echo "  $line"
+}
+run() { # run COMMAND...: shows it and what it prints
+	show "$@"
+	"$@" 2>&1 | fold -s -w 96 | sed 's/^/    /'
 }
 sql() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 must() { # must WHAT GOT WANT
@@ -102,17 +110,22 @@ sql "INSERT INTO orders SELECT i, 'item ' || i FROM generate_series(-5000, -1) i
 
 step "2. walstream streams its WAL, as synchronous standby"
 export WALSTREAM_ARCHIVE=$DEMO_DIR/archive WALSTREAM_SPOOL=$DEMO_DIR/spool
-dbname="host=$DEMO_DIR user=postgres"
-echo "  \$ walstream receive -d '$dbname' --archive $WALSTREAM_ARCHIVE --spool $WALSTREAM_SPOOL --create-slot &"
-walstream receive -d "$dbname" --create-slot >receive.out 2>receive.log &
+export WALSTREAM_DBNAME="host=$DEMO_DIR user=postgres"
+for name in DBNAME ARCHIVE SPOOL; do
+	name=WALSTREAM_$name
+	show export "$name=${!name}" | sed "s/'$name=/$name='/"
+done
+show walstream receive --create-slot '&' | sed "s/'&'/\&/"
+walstream receive --create-slot >receive.out 2>receive.log &
 receiver=$!
 sql "ALTER SYSTEM SET synchronous_standby_names = 'walstream'"
 sql "SELECT pg_reload_conf()" >/dev/null
 await 30 "walstream to be the synchronous standby" is_sync
 must "sync_state in pg_stat_replication" "$(sql "SELECT sync_state FROM pg_stat_replication")" sync
+run walstream status
 
 step "3. A base backup"
-run walstream backup -d "$dbname" --checkpoint fast --label "before the accident"
+run walstream backup --checkpoint fast --label "before the accident"
 run walstream list
 
 # Each writer commits orders one by one. psql prints an order's number only
@@ -136,23 +149,23 @@ for pid in "${writers[@]}"; do kill "$pid" 2>/dev/null || true; done
 wait "${writers[@]}" 2>/dev/null || true
 writers=()
 before=$(sql "SELECT count(*) FROM orders")
-moment=$(sql "SELECT clock_timestamp()")
+moment=$(sql "SELECT clock_timestamp()::timestamptz(3)")
 echo "  $before orders at $moment"
 run psql -c "DELETE FROM orders"
 sql "INSERT INTO orders VALUES (0, 'the first order after the accident')"
 sql "SELECT pg_switch_wal()" >/dev/null
 
-step "5. What would a restore to just before it do? (writes nothing)"
-restore=(walstream restore "$DEMO_DIR/clone" --target-time "$moment" --target-action promote)
+step "5. What would a restore to just before it do? (-n writes nothing)"
+restore=(walstream restore clone --target-time "$moment" --target-action promote)
 await 30 "the WAL of the accident to be archived" "${restore[@]}" --dry-run
-run "${restore[@]}" --dry-run
+run "${restore[@]}" -n
 
 step "6. Restore to just before it"
 run "${restore[@]}"
 export PGPORT=5433
 echo "port = 5433" >>clone/postgresql.conf
-run pg_ctl -D "$DEMO_DIR/clone" -l restored.log -w -t 60 -s start
-servers+=("$DEMO_DIR/clone")
+run pg_ctl -D clone -l restored.log -w -t 60 -s start
+servers+=(clone)
 await 60 "recovery to end" promoted
 must "orders in the restored cluster" "$(sql "SELECT count(*) FROM orders")" "$before"
 pg_ctl -D clone -m fast -s stop
@@ -165,7 +178,7 @@ must "sync_state at the kill" "$(sql "SELECT sync_state FROM pg_stat_replication
 postmaster=$(head -1 primary/postmaster.pid)
 children=$(cat "/proc/$postmaster/task/$postmaster/children")
 # shellcheck disable=SC2086 # a list of process IDs
-kill -9 "$postmaster" $children
+kill -9 "$postmaster" $children 2>/dev/null || true
 rm -rf primary
 wait "${writers[@]}" 2>/dev/null || true
 writers=()
@@ -173,9 +186,9 @@ cat acked.2000000.* | grep '^[0-9][0-9]*$' | sort >acked
 echo "  the primary is gone; $(wc -l <acked) commits had been acknowledged to clients"
 
 step "8. Restore to the end, and look up every acknowledged commit"
-run walstream restore "$DEMO_DIR/rescued"
-run pg_ctl -D "$DEMO_DIR/rescued" -l restored.log -w -t 60 -s start
-servers+=("$DEMO_DIR/rescued")
+run walstream restore rescued
+run pg_ctl -D rescued -l restored.log -w -t 60 -s start
+servers+=(rescued)
 await 60 "recovery to end" promoted
 sql "SELECT id FROM orders WHERE id >= 2000000" | sort >found
 comm -23 acked found >lost
@@ -188,12 +201,9 @@ kill -TERM "$receiver"
 wait "$receiver" || { echo "  walstream receive ended with status $?" >&2; exit 1; }
 receiver=
 
-step "On your own server"
-cat <<'END'
-  CREATE ROLE walstream LOGIN REPLICATION PASSWORD '…';                 -- on the primary, in psql
-  host replication walstream <address of this host>/32 scram-sha-256    -- a line for its pg_hba.conf
-
-  walstream receive -d 'host=db1 user=walstream' --archive /srv/walstream/archive --create-slot
-  walstream backup  -d 'host=db1 user=walstream' --archive /srv/walstream/archive
-  walstream restore /var/lib/postgresql/restored --archive /srv/walstream/archive --target-time '10:42' --dry-run
+step "In short"
+cat <<END
+  The accident: $before of $before orders are back, up to the moment before the DELETE.
+  The disaster: $(wc -l <acked) commits were acknowledged before kill -9 and rm -rf, $(wc -l <lost) of them are lost.
+  On your own server: "Five minutes to a safe server" in README.md.
 END

@@ -56,7 +56,7 @@ func TestAge(t *testing.T) {
 
 func TestTimeNamesLocalZone(t *testing.T) {
 	at := time.Date(2026, 11, 22, 8, 41, 0, 0, time.UTC)
-	for _, got := range []string{Time(at), Minute(at)} {
+	for _, got := range []string{Time(at), Minute(at), Exact(at)} {
 		zone, _ := at.Local().Zone()
 		if !strings.HasSuffix(got, " "+zone) || !strings.Contains(got, at.Local().Format("2006-01-02 15:04")) {
 			t.Errorf("%q", got)

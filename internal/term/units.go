@@ -68,6 +68,9 @@ func Age(t, now time.Time) string {
 // Time is t to the second in the local zone, with the zone named.
 func Time(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
+// Exact is t to the microsecond, PostgreSQL's precision, in the local zone.
+func Exact(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05.999999 MST") }
+
 // Minute is t to the minute in the local zone, with the zone named.
 func Minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") }
 
