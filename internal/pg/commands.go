@@ -2,12 +2,14 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -66,8 +68,12 @@ func (c *Conn) Rows(ctx context.Context, command string) ([][]string, error) {
 	return rows, nil
 }
 
+// errVersion is the refusal of a server of another major version than those
+// that are supported.
+var errVersion = errors.New("walstream supports PostgreSQL 13 to 18")
+
 // Major is the server's major version, from the version it reported when the
-// connection was made.
+// connection was made. A version that is not supported is refused.
 func (c *Conn) Major() (int, error) {
 	v := c.ParameterStatus("server_version")
 	digits := strings.IndexFunc(v, func(r rune) bool { return r < '0' || r > '9' })
@@ -77,6 +83,12 @@ func (c *Conn) Major() (int, error) {
 	major, err := strconv.Atoi(v[:digits])
 	if err != nil {
 		return 0, fmt.Errorf("server_version %q: no major version in it", v)
+	}
+	switch {
+	case major < 13:
+		return 0, hint.With(fmt.Errorf("server %s is PostgreSQL %s: %w", c.Address(), v, errVersion), "pg_upgrade to one of them")
+	case major > 18:
+		return 0, hint.With(fmt.Errorf("server %s is PostgreSQL %s: %w", c.Address(), v, errVersion), "use a newer release of walstream")
 	}
 	return major, nil
 }

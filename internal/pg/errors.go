@@ -54,7 +54,7 @@ func Definite(err error) bool {
 		return true
 	}
 	var badConninfo *pgconn.ParseConfigError
-	return errors.Is(err, ErrStandby) || errors.Is(err, errWALLevel) || errors.As(err, &badConninfo)
+	return errors.Is(err, ErrStandby) || errors.Is(err, errWALLevel) || errors.Is(err, errVersion) || errors.As(err, &badConninfo)
 }
 
 var errWALLevel = errors.New("the server allows no WAL senders")
