@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,7 +98,7 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 		return point{}, err
 	}
 	defer func() { _ = conn.Close(ctx) }() // nothing is pending on it
-	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), extract(epoch FROM clock_timestamp()) * 1000000")
+	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 	if err != nil {
 		if pg.Code(err) == pg.CodeInsufficientRight {
 			err = hint.With(errors.New("the role may not call pg_create_restore_point"),
@@ -112,9 +113,7 @@ func parsePoint(rows [][]string, p point) (point, error) {
 	if len(rows) != 1 || len(rows[0]) != 2 {
 		return p, errors.New("pg_create_restore_point: unusable answer")
 	}
-	var micros int64
-	text, _, _ := strings.Cut(rows[0][1], ".")
-	_, err := fmt.Sscan(text, &micros)
+	micros, err := strconv.ParseInt(rows[0][1], 10, 64)
 	if err == nil {
 		p.LSN, err = wal.ParseLSN(rows[0][0])
 	}

@@ -23,7 +23,7 @@ func TestPointObject(t *testing.T) {
 }
 
 func TestParsePoint(t *testing.T) {
-	p, err := parsePoint([][]string{{"16/B374D848", "1795340460123456.000"}}, point{Name: "n", Timeline: 3})
+	p, err := parsePoint([][]string{{"16/B374D848", "1795340460123456"}}, point{Name: "n", Timeline: 3})
 	if err != nil || p.LSN.String() != "16/B374D848" || !p.Time.Equal(time.UnixMicro(1795340460123456)) || p.Timeline != 3 {
 		t.Errorf("%+v %v", p, err)
 	}
