@@ -82,7 +82,7 @@ var (
 	dumpFinish = regexp.MustCompile(`^(COMMIT|ABORT)(?:_PREPARED)? (?:(\d+): )?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ UTC)`)
 	dumpPoint  = regexp.MustCompile(`^RESTORE_POINT (.*)$`)
 	dumpDetail = regexp.MustCompile(`^(CHECKPOINT_(ONLINE|SHUTDOWN) redo \S+; tli \d+; prev tli \d+|` +
-		`END_OF_RECOVERY .*|BACKUP_END .*|PARAMETER_CHANGE .* wal_level=\w+|SWITCH)`)
+		`END_OF_RECOVERY .*? UTC|BACKUP_END .*|PARAMETER_CHANGE .* wal_level=\w+|SWITCH)`)
 )
 
 // dump is what pg_waldump says of a timeline's records from start on.

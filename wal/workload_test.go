@@ -44,7 +44,7 @@ func workload(t *testing.T, c *testkit.Cluster) {
 		"SELECT pg_logical_emit_message(true, 'longer', repeat('y', 2200000))",
 		"SELECT pg_replication_origin_create('origin')",
 		"SELECT pg_replication_origin_session_setup('origin'); BEGIN; INSERT INTO small VALUES (6); SELECT pg_replication_origin_xact_setup('0/ABCDEF', '2020-02-02 02:02:02'); COMMIT",
-		"SELECT pg_backup_start('backup', true); SELECT pg_backup_stop()",
+		backup(c.Major),
 		"SELECT pg_switch_wal()",
 		"SELECT pg_switch_wal()", // nothing to switch
 		"INSERT INTO small SELECT generate_series(1, 3000)",
@@ -54,6 +54,14 @@ func workload(t *testing.T, c *testkit.Cluster) {
 	for range 40 { // commits at every place of pages
 		c.Psql(t, "INSERT INTO small VALUES (7); SELECT pg_logical_emit_message(false, 'fill', repeat('z', (random() * 30000)::int))")
 	}
+}
+
+// backup makes the record that ends a base backup.
+func backup(major int) string {
+	if major < 15 {
+		return "SELECT pg_start_backup('backup', true, false); SELECT pg_stop_backup(false, false)"
+	}
+	return "SELECT pg_backup_start('backup', true); SELECT pg_backup_stop(false)"
 }
 
 // tearRecord lets the server crash in the midst of a record and lose the later
