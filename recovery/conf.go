@@ -43,7 +43,7 @@ func (p *Plan) Settings(command []string) []Setting {
 		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"},
 		{"archive_mode", "off"}, {"archive_command", ""},
 		{"synchronous_standby_names", ""}, {"primary_conninfo", ""}, {"primary_slot_name", ""},
-		{"max_logical_replication_workers", "0"},
+		{"max_logical_replication_workers", "0"}, {"external_pid_file", ""},
 	}
 	major := p.Identity.MajorVersion
 	if major >= 15 {
@@ -133,6 +133,22 @@ func mergeAutoConf(old string, settings []Setting) (string, error) {
 	}
 	b.WriteString(blockEnd + "\n")
 	return b.String(), nil
+}
+
+var movesData = regexp.MustCompile(`(?mi)^\s*(data_directory|include|include_dir|include_if_exists)\b`)
+
+// keepHome makes a postgresql.conf out of a backup lead to dir. One that names
+// a data directory names that of the source, and "pg_ctl -D dir start" would
+// start that one. The setting is not allowed in postgresql.auto.conf.
+func keepHome(conf []byte, dir string) ([]byte, error) {
+	if !movesData.Match(conf) {
+		return conf, nil
+	}
+	if strings.ContainsAny(dir, "\n\r\x00") {
+		return nil, fmt.Errorf("data_directory: %q cannot stand in postgresql.conf: it has a line break", dir)
+	}
+	line := Setting{"data_directory", dir}.String()
+	return fmt.Appendf(conf, "\n# Written by walstream restore, so that this server cannot be the one it was restored from.\n%s\n", line), nil
 }
 
 // minimalConf is what a data directory needs to be started and may lack:

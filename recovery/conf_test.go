@@ -226,3 +226,25 @@ func TestPlanRequired(t *testing.T) {
 		}
 	}
 }
+
+// A postgresql.conf that names a data directory names the source's.
+func TestKeepHome(t *testing.T) {
+	for conf, changed := range map[string]bool{
+		"port = 5432\n#data_directory = 'ConfigDir'\n#include_dir = 'conf.d'\n": false,
+		"data_directory='/srv/production'\n":                                    true,
+		"port = 1\n  DATA_DIRECTORY '/srv/production'":                          true,
+		"include 'other.conf'\n":                                                true,
+		"include_dir = 'conf.d'\n":                                              true,
+	} {
+		got, err := keepHome([]byte(conf), "/it's here")
+		if err != nil || !strings.HasPrefix(string(got), conf) {
+			t.Errorf("%q became %q, %v", conf, got, err)
+		}
+		if strings.HasSuffix(string(got), "\ndata_directory = '/it''s here'\n") != changed {
+			t.Errorf("%q became %q", conf, got)
+		}
+	}
+	if _, err := keepHome([]byte("data_directory = 'x'\n"), "a\nb"); err == nil {
+		t.Error("a line break was written into postgresql.conf")
+	}
+}

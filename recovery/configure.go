@@ -30,6 +30,9 @@ func (r *restore) configure(ctx context.Context) error {
 	if err := r.addMissing(ctx); err != nil {
 		return err
 	}
+	if err := r.keepHome(); err != nil {
+		return err
+	}
 	old, err := r.data().ReadFile("postgresql.auto.conf")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -88,6 +91,19 @@ func (r *restore) addMissing(ctx context.Context) error {
 		return err
 	}
 	return writeNew(r.data(), "backup_manifest", manifest, r.owner)
+}
+
+func (r *restore) keepHome() error {
+	const name = "postgresql.conf"
+	old, err := r.data().ReadFile(name)
+	if err != nil {
+		return err
+	}
+	conf, err := keepHome(old, r.cfg.Dir)
+	if err != nil || len(conf) == len(old) {
+		return err
+	}
+	return r.replace(name, conf)
 }
 
 // readManifest reads the manifest byte for byte: pg_verifybackup wants it.

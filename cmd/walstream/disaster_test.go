@@ -81,9 +81,12 @@ func TestLostSpoolLeavesNoHole(t *testing.T) {
 }
 
 // SIGTERM stores the remainder of the open segment, so that the archive alone
-// holds everything.
+// holds everything. The source's configuration names its own data directory
+// and PID file, which the restored server leaves alone.
 func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
 	w := newWorld(t, testkit.Config{})
+	source, pidFile := w.primary.DataDir, filepath.Join(w.dir, "pid")
+	w.primary.Configure("data_directory = '"+source+"'", "external_pid_file = '"+pidFile+"'")
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
 	ws := write(t, w.primary, 2)
@@ -95,7 +98,11 @@ func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
 
 	dir := filepath.Join(w.dir, "rescued")
 	w.must("restore", dir)
-	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
+	c := w.startRestored(dir)
+	if got := c.Psql(t, "SHOW data_directory"); got != dir || exists(source) || exists(pidFile) {
+		t.Errorf("the restored server runs in %s; %s exists: %v, %s exists: %v", got, source, exists(source), pidFile, exists(pidFile))
+	}
+	if lost := ws.lost(t, c); len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged commits lost: %v", len(lost), ws.count(), lost)
 	}
 }
