@@ -2,6 +2,7 @@ package wal_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -156,7 +157,7 @@ func scanPortions(t *testing.T, s *stretch) {
 				file = file[n:]
 			}
 		}
-		if _, ok := err.(*wal.EndError); !ok {
+		if !errors.As(err, new(*wal.EndError)) {
 			t.Errorf("the scan ended with %v", err)
 		}
 		compare(t, s.want, got)
