@@ -240,8 +240,7 @@ func TestLongHeader(t *testing.T) {
 
 // The zstd of the distribution unpacks objects of every level.
 func TestZstdTool(t *testing.T) {
-	g := newWAL(1, 1, 9)
-	g.FillSegments(1)
+	g := short(9)
 	_, want := segmentOf(g, 0)
 	for level := range archive.Level(4) {
 		_, f, _ := stored(t, g, level)

@@ -19,6 +19,15 @@ func newWAL(tli wal.Timeline, first uint64, seed uint64) *walgen.WAL {
 	return walgen.New(testCluster.ScanConfig(segment.ID{Timeline: tli, No: first}), seed)
 }
 
+// short is a segment that is switched early, for tests of every level: the
+// best one takes seconds for a full segment.
+func short(seed uint64) *walgen.WAL {
+	g := newWAL(1, 1, seed)
+	g.Fill(g.End() + 200_000)
+	g.Switch()
+	return g
+}
+
 // segmentOf is the i-th segment of g, as a piece and its bytes.
 func segmentOf(g *walgen.WAL, i int) (archive.Piece, []byte) {
 	id := segment.At(g.Config.Timeline, g.Config.Start, testSize)

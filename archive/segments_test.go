@@ -202,9 +202,7 @@ func TestPutSegmentReadsAgain(t *testing.T) {
 }
 
 func TestPutSegmentTwice(t *testing.T) {
-	a, g, other := newArchive(t), newWAL(1, 1, 1), newWAL(1, 1, 2)
-	g.FillSegments(1)
-	other.FillSegments(1)
+	a, g, other := newArchive(t), short(1), short(2)
 	p, data := segmentOf(g, 0)
 	h := putPiece(t, a, p, data, nil)
 	h2 := *h

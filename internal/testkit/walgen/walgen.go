@@ -166,8 +166,13 @@ func MainData(data []byte) []byte {
 // No byte of it is zero, and about half of it can be compressed away.
 func (w *WAL) Noise(n int) Record {
 	body := make([]byte, n)
+	var bits uint64
 	for i := range body {
-		body[i] = "0123456789abcdef"[w.rnd.Uint32()&15]
+		if i%16 == 0 {
+			bits = w.rnd.Uint64()
+		}
+		body[i] = "0123456789abcdef"[bits&15]
+		bits >>= 4
 	}
 	return w.Add(RmgrHeap, 0, w.XID, body)
 }
