@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -75,6 +76,9 @@ func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, 
 
 func (a *sqlAccess) close() { a.conn.Done() }
 
+// errInvalidated is PostgreSQL 18's refusal to use a slot that it has given up.
+var errInvalidated = errors.New("the slot has been invalidated")
+
 // protocolAccess moves the slot with a short stream of its own, for servers
 // that allow no SQL: walsender takes over the flush position of a status.
 type protocolAccess struct{ h *HoldSlot }
@@ -120,7 +124,11 @@ func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.
 	if err := front.Flush(); err != nil {
 		return 0, err
 	}
-	if err := await[*pgproto3.CopyBothResponse](ctx, conn); err != nil {
+	err = await[*pgproto3.CopyBothResponse](ctx, conn)
+	if pg.Code(err) == pg.CodeObjectNotReady { // it is physical: read has seen to that
+		return 0, fmt.Errorf("%w: %w", errInvalidated, err)
+	}
+	if err != nil {
 		return 0, err
 	}
 	// From here on the slot is ours: nobody moves it after it was read.

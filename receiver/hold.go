@@ -186,6 +186,13 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	}
 	to = max(to, st.RestartLSN) // its own position again is a touch
 	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
+	if errors.Is(err, errInvalidated) {
+		st.WALStatus = "lost"
+		if st, err = h.recreate(ctx, st); err == nil {
+			h.note(st)
+		}
+		return err
+	}
 	switch pg.Code(err) {
 	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
 		// Another receiver of this cluster moves the slot now, or has moved

@@ -78,15 +78,15 @@ func (s Slot) Create(ctx context.Context) (created bool, err error) {
 	if err := checkSlotName(s.Name); err != nil {
 		return false, err
 	}
+	state, err := s.Show(ctx)
+	if err != nil {
+		return false, err
+	}
 	conn, err := pg.ConnectReplication(ctx, s.Options)
 	if err != nil {
 		return false, err
 	}
 	defer conn.Done()
-	state, err := s.read(ctx, conn)
-	if err != nil {
-		return false, err
-	}
 	return !state.Holds(), s.reserve(ctx, conn, state)
 }
 
@@ -105,7 +105,8 @@ func (s Slot) Drop(ctx context.Context) error {
 }
 
 // read asks on a replication connection; before PostgreSQL 15 that has no
-// command for it, and SQL has to be allowed.
+// command for it, and SQL has to be allowed. From 16 on the answer does not
+// show every invalidated slot.
 func (s Slot) read(ctx context.Context, conn *pg.Conn) (SlotState, error) {
 	major, err := conn.Major()
 	if err != nil {

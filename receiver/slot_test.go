@@ -193,14 +193,27 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 // large.
 func TestHoldSlotLost(t *testing.T) {
 	t.Parallel()
-	c := testkit.Start(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{
+	holdSlotLost(t, 0, "sql", outgrown)
+}
+
+// outgrown lets the slot of a server that allows it 2 MiB be invalidated.
+func outgrown(t *testing.T, c *testkit.Cluster) {
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 150000) i")
+	c.Psql(t, "CHECKPOINT")
+}
+
+func holdSlotLost(t *testing.T, major int, way string, lose func(*testing.T, *testkit.Cluster)) {
+	c := testkit.Start(t, testkit.Config{Major: major, SegmentSizeMB: 1, Settings: []string{
 		"max_slot_wal_keep_size = 2MB", "max_wal_size = 32MB", "synchronous_commit = off"}})
 	cfg := rigConfig(c.Conninfo())
+	if way == "protocol" {
+		allowOnlyReplication(t, c)
+		cfg.Options.Conninfo = strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=walstream")
+	}
 	cfg.SlotInterval = 100 * time.Millisecond
 	g := newRig(t, spoolDir(t), cfg, nil)
 	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
-	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 150000) i")
-	c.Psql(t, "CHECKPOINT")
+	lose(t, c)
 	if got := c.Psql(t, "SELECT wal_status FROM pg_replication_slots"); got != "lost" {
 		t.Fatalf("the slot is %s, want it lost", got)
 	}
