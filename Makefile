@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test lint demo clean
+.PHONY: build test memory lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -16,6 +16,19 @@ test:
 	$(GO) test -race -timeout 30m ./...
 	@# Power cuts at every step: without the race detector all of them fit.
 	$(GO) test ./segment
+
+# The peak of the receiver's memory while 1 GiB of WAL is streamed and archived.
+memory:
+	@internal/setup/debian.sh test
+	$(GO) test ./cmd/walstream -run '^TestReceiverMemory$$' -v -stream 1024
+
+# The whole path with every PostgreSQL version that is supported, whose server
+# programs it fetches; MATRIX=short takes the oldest and the newest only. It
+# prints what ran.
+matrix:
+	@internal/setup/debian.sh matrix
+	MATRIX=$(MATRIX) $(GO) test -v -p 1 -timeout 60m -tags matrix -run 'Matrix|AdoptKeepsMajor' \
+		./internal/testkit ./wal ./receiver ./cmd/walstream
 
 lint: .bin/golangci-lint
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }

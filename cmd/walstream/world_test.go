@@ -249,8 +249,12 @@ func (w *world) startRestored(dir string) *testkit.Cluster {
 	w.t.Helper()
 	c := testkit.Adopt(w.t, dir)
 	c.Start()
+	paused := "pg_get_wal_replay_pause_state()"
+	if c.Major < 14 {
+		paused = "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' ELSE 'in recovery' END"
+	}
 	testkit.Wait(w.t, "recovery to end or pause", func() (bool, string) {
-		state, err := c.Query("SELECT CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() ELSE 'promoted' END")
+		state, err := c.Query("SELECT CASE WHEN pg_is_in_recovery() THEN " + paused + " ELSE 'promoted' END")
 		return state == "paused" || state == "promoted", fmt.Sprintf("%s %v\n%s", state, err, c.Log())
 	})
 	return c

@@ -2,6 +2,7 @@
 # Installs what is missing on a Debian or Ubuntu machine:
 #   debian.sh postgresql    PostgreSQL's server and client programs
 #   debian.sh test          that, and what the tests use besides
+#   debian.sh matrix        that, and what fetches the other majors (majors.sh)
 # It makes no database cluster. Where it may not install, it prints the
 # command to run and ends with status 1.
 set -eu
@@ -13,10 +14,15 @@ have_postgresql() {
 
 packages=
 have_postgresql || packages="postgresql"
-if [ "${1:-}" = test ]; then
+case ${1:-} in
+test | matrix)
 	command -v zstd >/dev/null 2>&1 || packages="$packages zstd"
 	# The race detector is C.
 	command -v cc >/dev/null 2>&1 || packages="$packages gcc libc6-dev"
+	;;
+esac
+if [ "${1:-}" = matrix ]; then
+	command -v npm >/dev/null 2>&1 || packages="$packages npm"
 fi
 [ -n "$packages" ] || exit 0
 
