@@ -75,6 +75,9 @@ func (r *restore) addMissing(ctx context.Context) error {
 		return fmt.Errorf("%s is of system identifier %d with segments of %d bytes, not of %d with %d",
 			controlFile, c.systemIdentifier, c.segmentSize, r.Identity.SystemIdentifier, r.Identity.SegmentSize)
 	}
+	if want := controlVersion(r.Identity.MajorVersion); c.version != want {
+		return fmt.Errorf("%s has version %d, that of PostgreSQL %d is %d", controlFile, c.version, r.Identity.MajorVersion, want)
+	}
 	confs := minimalConf(c)
 	for _, name := range slices.Sorted(maps.Keys(confs)) {
 		if err := writeNew(r.data(), name, []byte(confs[name]), r.owner); err != nil && !errors.Is(err, fs.ErrExist) {

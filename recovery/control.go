@@ -12,6 +12,7 @@ import (
 // of ControlFileData in PostgreSQL's catalog/pg_control.h, the same from 13 to
 // 18 up to where they are read; only the CRC moved in 18.
 type control struct {
+	version            uint32 // of the file's format, see controlVersion
 	systemIdentifier   uint64
 	maxConnections     int32
 	maxWorkerProcesses int32
@@ -19,6 +20,14 @@ type control struct {
 	maxPreparedXacts   int32
 	maxLocksPerXact    int32
 	segmentSize        segment.Size
+}
+
+// controlVersion is PG_CONTROL_VERSION of a major version.
+func controlVersion(major int) uint32 {
+	if major < 17 {
+		return 1300
+	}
+	return uint32(major) * 100
 }
 
 func parseControl(b []byte) (control, error) {
@@ -34,6 +43,7 @@ func parseControl(b []byte) (control, error) {
 		return control{}, fmt.Errorf("global/pg_control is damaged: its CRC is wrong")
 	}
 	return control{
+		version:            le.Uint32(b[8:]),
 		systemIdentifier:   le.Uint64(b),
 		maxConnections:     int32(le.Uint32(b[180:])),
 		maxWorkerProcesses: int32(le.Uint32(b[184:])),

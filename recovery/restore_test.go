@@ -228,6 +228,7 @@ func TestExecuteRefusesDamage(t *testing.T) {
 			b := bytes.Repeat([]byte{1}, 8192)
 			m.files[2][controlFile], m.listed[controlFile] = string(b), string(b)
 		}, "pg_control is damaged"},
+		"other major":        {func(m *made) { m.plan.Identity.MajorVersion = 17 }, "pg_control has version 1300, that of PostgreSQL 17 is 1700"},
 		"unknown tablespace": {func(m *made) { m.plan.Backup.Tablespaces[0].OID = 5 }, "tablespace 16385"},
 	} {
 		t.Run(name, func(t *testing.T) {
