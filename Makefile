@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test memory lint demo clean
+.PHONY: build test memory matrix lint demo clean
 
 # One static binary: bin/walstream
 build:

@@ -62,8 +62,10 @@ func (e *encoders) get(level Level, w io.Writer) (*zstd.Encoder, error) {
 		enc.Reset(w)
 		return enc, nil
 	}
+	// Without WithLowerEncoderMem it keeps two windows, for no gain that could
+	// be measured.
 	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest+zstd.EncoderLevel(level)),
-		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithEncoderCRC(true))
+		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
 }
 
 func (e *encoders) put(level Level, enc *zstd.Encoder) {
