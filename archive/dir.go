@@ -71,7 +71,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, hint.Errorf("is it mounted? if the archive is yet to be made: mkdir -m 750 "+d.root,
-			"open archive directory %s: there is no such directory", d.root)
+			"open archive directory %s: %w", d.root, ErrNoDirectory)
 	case err != nil:
 		return nil, d.fail("open archive directory", d.root, err)
 	case !info.IsDir():

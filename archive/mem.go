@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Mem is a [Store] in memory, for tests.
+// Mem is a [Store] in memory, for tests and dry runs.
 type Mem struct {
 	mu      sync.Mutex
 	objects map[string]memObject

@@ -25,6 +25,10 @@ var ErrExists = errors.New("object exists already")
 // other error means "unknown", never "absent".
 var ErrNotExist = errors.New("no such object")
 
+// ErrNoDirectory says that the directory of an archive is not there. Whether
+// it is yet to be made or not mounted only a person can tell.
+var ErrNoDirectory = errors.New("there is no such directory")
+
 // Store keeps named objects. Names are slash-separated relative paths as
 // [CheckName] accepts them; others are an error. All methods may be called
 // concurrently. The conformance suite in storetest is

@@ -1,0 +1,76 @@
+package archive
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/walstream/walstream/wal"
+)
+
+// holes lists the complete segments that are missing between others, on the
+// timelines that were imported.
+func (i *importer) holes(ctx context.Context) ([]Range, error) {
+	size := i.a.identity.SegmentSize
+	spans := map[wal.Timeline]*span{}
+	for tli := range i.known {
+		s, err := i.span(ctx, tli)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			spans[tli] = s
+		}
+	}
+	for tli, s := range spans {
+		h, _, err := i.a.History(ctx, tli)
+		if err != nil {
+			return nil, err
+		}
+		if len(h.Ancestors) == 0 {
+			continue
+		}
+		// Between two timelines: up to the fork on the old one, from there
+		// on the new one.
+		fork := h.Ancestors[len(h.Ancestors)-1]
+		if parent := spans[fork.Timeline]; parent != nil {
+			no := uint64(fork.End) / uint64(size)
+			s.first = min(s.first, no)
+			parent.end = max(parent.end, no)
+		}
+	}
+	var holes []Range
+	for _, tli := range slices.Sorted(maps.Keys(spans)) {
+		s := spans[tli]
+		if s.first >= s.end {
+			continue
+		}
+		missing, err := i.a.Missing(ctx, tli, s.first, s.end-1)
+		if err != nil {
+			return nil, err
+		}
+		holes = append(holes, missing...)
+	}
+	return holes, nil
+}
+
+// span is the segments from number first up to before end.
+type span struct{ first, end uint64 }
+
+// span is where a timeline needs complete segments: from the first piece to
+// the last, which may be unfinished. It is nil when there is none.
+func (i *importer) span(ctx context.Context, tli wal.Timeline) (*span, error) {
+	var s *span
+	for p, err := range i.a.Pieces(ctx, tli, 0) {
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			s = &span{first: p.ID.No}
+		}
+		if s.end = p.ID.No; !p.Tail {
+			s.end++
+		}
+	}
+	return s, nil
+}
