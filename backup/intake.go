@@ -17,8 +17,9 @@ const (
 
 // fileSum is what passed of one file.
 type fileSum struct {
-	size int64
-	crc  [4]byte
+	size      int64
+	algorithm string // "" for a file without a checksum
+	sum       []byte
 }
 
 // intake sorts what the server sends: tar streams go to parts, the manifest to
@@ -28,11 +29,15 @@ type intake struct {
 	partSize int64
 	progress func(bytes int64)
 
+	// algorithm is the checksum that the manifest has of a file.
+	algorithm func(path string) string
+	hashes    map[string]hash.Hash // one of each algorithm, to be used again
+
 	tablespace uint32
 	scan       tarScanner
 	file       string // that is passing, "" for none
-	size       int64
-	crc        hash.Hash
+	passing    fileSum
+	hash       hash.Hash // of that file, nil for none
 
 	files    map[string]fileSum
 	manifest bytes.Buffer
@@ -41,8 +46,9 @@ type intake struct {
 func newIntake(w *partWriter, partSize int64, progress func(int64)) *intake {
 	return &intake{
 		parts: w, partSize: partSize, progress: progress,
-		crc:   newCRC32C(),
-		files: map[string]fileSum{},
+		algorithm: func(string) string { return checksumAlgorithm },
+		hashes:    map[string]hash.Hash{},
+		files:     map[string]fileSum{},
 	}
 }
 
@@ -103,10 +109,8 @@ func (in *intake) endArchive() error {
 func (in *intake) entry(hdr *tar.Header, raw []byte) error {
 	in.endFile()
 	if hdr.Typeflag == tar.TypeReg {
-		in.file, in.size = in.path(hdr.Name), 0
-		in.crc.Reset()
-		if _, twice := in.files[in.file]; twice {
-			return fmt.Errorf("file %q was sent twice", in.file)
+		if err := in.beginFile(in.path(hdr.Name)); err != nil {
+			return err
 		}
 	}
 	if err := in.cut(hdr); err != nil {
@@ -135,10 +139,30 @@ func (in *intake) cut(hdr *tar.Header) error {
 	return nil
 }
 
+func (in *intake) beginFile(path string) (err error) {
+	if _, twice := in.files[path]; twice {
+		return fmt.Errorf("file %q was sent twice", path)
+	}
+	algorithm := in.algorithm(path)
+	in.file, in.passing, in.hash = path, fileSum{algorithm: algorithm}, in.hashes[algorithm]
+	if in.hash == nil && algorithm != "" {
+		if in.hash, err = NewChecksum(algorithm); err != nil {
+			return err
+		}
+		in.hashes[algorithm] = in.hash
+	}
+	if in.hash != nil {
+		in.hash.Reset()
+	}
+	return nil
+}
+
 // content implements [tarSink].
 func (in *intake) content(p []byte) error {
-	in.size += int64(len(p))
-	in.crc.Write(p)
+	in.passing.size += int64(len(p))
+	if in.hash != nil {
+		in.hash.Write(p)
+	}
 	return in.parts.write(p)
 }
 
@@ -150,9 +174,10 @@ func (in *intake) endFile() {
 	if in.file == "" {
 		return
 	}
-	sum := fileSum{size: in.size}
-	in.crc.Sum(sum.crc[:0])
-	in.files[in.file] = sum
+	if in.hash != nil {
+		in.passing.sum = in.hash.Sum(nil)
+	}
+	in.files[in.file] = in.passing
 	in.file = ""
 }
 

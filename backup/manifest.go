@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/walstream/walstream/internal/hint"
@@ -32,6 +33,9 @@ type ManifestFile struct {
 	// UTF-8. Files of a tablespace are below pg_tblspc/<OID>/.
 	Path string
 	Size int64
+	// Modified is to the second. Of the files that are made for the backup,
+	// like backup_label, it is when they were made. Zero when not told.
+	Modified time.Time
 	// Algorithm names the checksum, see [NewChecksum]; "" when the backup
 	// was taken without.
 	Algorithm string
@@ -52,6 +56,7 @@ type manifestJSON struct {
 		Path        *string `json:"Path"`
 		EncodedPath *string `json:"Encoded-Path"`
 		Size        *int64  `json:"Size"`
+		Modified    string  `json:"Last-Modified"`
 		Algorithm   string  `json:"Checksum-Algorithm"`
 		Checksum    string  `json:"Checksum"`
 	} `json:"Files"`
@@ -109,7 +114,9 @@ func parseManifest(body []byte) (*Manifest, error) {
 		if err != nil {
 			return nil, fmt.Errorf("file %q: %w", path, err)
 		}
-		m.Files = append(m.Files, ManifestFile{Path: path, Size: *f.Size, Algorithm: f.Algorithm, Checksum: sum})
+		// Only informative, so that one which is missing does no harm.
+		modified, _ := time.Parse("2006-01-02 15:04:05 GMT", f.Modified)
+		m.Files = append(m.Files, ManifestFile{Path: path, Size: *f.Size, Modified: modified, Algorithm: f.Algorithm, Checksum: sum})
 	}
 	for _, r := range raw.WALRanges {
 		if r.Timeline == 0 || r.Start > r.End {

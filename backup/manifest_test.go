@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -33,12 +34,13 @@ func TestParseManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	made := time.Date(2026, 11, 22, 1, 0, 4, 0, time.UTC)
 	want := &Manifest{
 		Version:          2,
 		SystemIdentifier: 1<<64 - 1,
 		Files: []ManifestFile{
-			{Path: "backup_label", Size: 227, Algorithm: "CRC32C", Checksum: []byte{0xa0, 0xb1, 0xc2, 0xd3}},
-			{Path: "base\xff ", Size: 9007199254740993},
+			{Path: "backup_label", Size: 227, Modified: made, Algorithm: "CRC32C", Checksum: []byte{0xa0, 0xb1, 0xc2, 0xd3}},
+			{Path: "base\xff ", Size: 9007199254740993, Modified: made},
 		},
 		WALRanges: []WALRange{{2, 0xA00000028, 0xA00000138}, {1, 0x900000028, 0xA00000028}},
 	}

@@ -45,7 +45,7 @@ func TestRestoreByHand(t *testing.T) {
 	}
 	checkCommit(t, c, commit, spaces)
 
-	restored := unpack(t, dir, commit)
+	restored := unpackPart(t, dir, commit)
 	checkTree(t, c.DataDir, restored)
 	unpackWAL(t, dir)
 	testkit.Run(t, filepath.Join(c.Bin, "pg_verifybackup"), restored)
@@ -184,9 +184,9 @@ func checkCommit(t *testing.T, c *testkit.Cluster, commit *Commit, spaces []stri
 	}
 }
 
-// unpack is the recipe: parts in order, each into its tablespace or the data
+// unpackPart is the recipe: parts in order, each into its tablespace or the data
 // directory, the manifest beside.
-func unpack(t *testing.T, dir string, commit *Commit) string {
+func unpackPart(t *testing.T, dir string, commit *Commit) string {
 	t.Helper()
 	restored := filepath.Join(dir, "restored")
 	script := fmt.Sprintf("set -e -o pipefail; cd '%s'; mkdir -m 700 restored spaces\n", dir)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
@@ -45,7 +47,7 @@ func take(ctx context.Context, cfg Config) (*Commit, error) {
 		err = waitForWAL(ctx, cfg, needed)
 	}
 	if err != nil {
-		cfg.cleanup(ctx, c)
+		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
 		return nil, err
 	}
 	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
@@ -85,9 +87,7 @@ func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Rang
 	if err := m.check(in.files, c); err != nil {
 		return nil, fmt.Errorf("compare with backup_manifest: %w", err)
 	}
-	c.ManifestSHA256 = sha256Hex(in.manifest.Bytes())
-	c.StoredBytes += int64(in.manifest.Len())
-	return m.segments(c.SegmentSize), cfg.Archive.Store().Put(ctx, ManifestName(c.ID), &in.manifest)
+	return m.segments(c.SegmentSize), c.putManifest(ctx, cfg.Archive.Store(), in.manifest.Bytes())
 }
 
 // identify compares the server with the archive, before the first byte.
@@ -152,24 +152,36 @@ func receive(ctx context.Context, cfg Config, s *stream, c *Commit) (*intake, er
 	c.Finished = cfg.Now().UTC()
 	c.Tablespaces = s.tablespaces
 	c.ChecksumFailures = damaged
+	c.count()
+	return in, nil
+}
+
+// count sums up the parts.
+func (c *Commit) count() {
 	for _, p := range c.Parts {
 		c.PlainBytes += p.PlainBytes
 		c.StoredBytes += p.StoredSize
 		c.Files += p.Files
 	}
-	return in, nil
+}
+
+// putManifest stores the manifest, once it agrees with what passed.
+func (c *Commit) putManifest(ctx context.Context, store archive.Store, body []byte) error {
+	c.ManifestSHA256 = sha256Hex(body)
+	c.StoredBytes += int64(len(body))
+	return store.Put(ctx, ManifestName(c.ID), bytes.NewReader(body))
 }
 
 // cleanup deletes what a failed backup stored, as far as that goes: without a
 // commit object it is not looked at anyway.
-func (cfg *Config) cleanup(ctx context.Context, c *Commit) {
+func cleanup(ctx context.Context, store archive.Store, log zerolog.Logger, c *Commit) {
 	if c.ID == "" {
 		return // nothing was stored
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := deleteAll(ctx, cfg.Archive.Store(), DataPrefix(c.ID)); err != nil {
-		cfg.Log.Warn().Err(err).Str("backup", c.ID).Msg("the data of the failed backup could not be deleted; it only takes space")
+	if err := deleteAll(ctx, store, DataPrefix(c.ID)); err != nil {
+		log.Warn().Err(err).Str("backup", c.ID).Msg("the data of the failed backup could not be deleted; it only takes space")
 	}
 }
 

@@ -85,7 +85,7 @@ func (s *tarScanner) parse() error {
 	// extensions for long names, which then fail here.
 	hdr, err := tar.NewReader(bytes.NewReader(s.header)).Next()
 	if err != nil {
-		return fmt.Errorf("tar header %q: %w", tarName(s.header), err)
+		return fmt.Errorf("tar header %q: %w", tarEntryName(s.header), err)
 	}
 	hdr.Name = strings.TrimPrefix(strings.TrimSuffix(hdr.Name, "/"), "./")
 	switch {
@@ -100,8 +100,8 @@ func (s *tarScanner) parse() error {
 	return s.sink.entry(hdr, s.header)
 }
 
-// tarName is the name field of a header block, for messages.
-func tarName(block []byte) []byte {
+// tarEntryName is the name field of a header block, for messages.
+func tarEntryName(block []byte) []byte {
 	name, _, _ := bytes.Cut(block[:100], []byte{0})
 	return name
 }

@@ -8,7 +8,7 @@ import (
 // check compares the manifest with what came of the backup.
 func (m *Manifest) check(files map[string]fileSum, c *Commit) error {
 	if m.Version > 1 && m.SystemIdentifier != c.SystemIdentifier {
-		return fmt.Errorf("system identifier %d in backup_manifest is not the server's %d", m.SystemIdentifier, c.SystemIdentifier)
+		return fmt.Errorf("system identifier %d in backup_manifest is not that of the cluster, %d", m.SystemIdentifier, c.SystemIdentifier)
 	}
 	if n := len(c.Parts); n == 0 || !c.Parts[n-1].Control {
 		return fmt.Errorf("%s was not sent, or not last", controlFile)
@@ -27,12 +27,12 @@ func (m *Manifest) compare(files map[string]fileSum) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("file %q is in backup_manifest but was not sent", f.Path)
-		case f.Algorithm != checksumAlgorithm:
-			return fmt.Errorf("file %q has a checksum of algorithm %q in backup_manifest, not %s", f.Path, f.Algorithm, checksumAlgorithm)
+		case f.Algorithm != have.algorithm:
+			return fmt.Errorf("file %q has a checksum of algorithm %q in backup_manifest, not %s", f.Path, f.Algorithm, have.algorithm)
 		case have.size != f.Size:
 			return fmt.Errorf("file %q came with %d bytes, backup_manifest has %d", f.Path, have.size, f.Size)
-		case !bytes.Equal(have.crc[:], f.Checksum):
-			return fmt.Errorf("file %q came with checksum %x, backup_manifest has %x", f.Path, have.crc, f.Checksum)
+		case !bytes.Equal(have.sum, f.Checksum):
+			return fmt.Errorf("file %q came with checksum %x, backup_manifest has %x", f.Path, have.sum, f.Checksum)
 		}
 	}
 	listed := make(map[string]bool, len(m.Files))

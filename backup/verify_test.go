@@ -12,18 +12,18 @@ import (
 )
 
 func TestManifestCheck(t *testing.T) {
-	crc := [4]byte{1, 2, 3, 4}
+	sum := fileSum{7, "CRC32C", []byte{1, 2, 3, 4}}
 	file := func(path string) ManifestFile {
-		return ManifestFile{Path: path, Size: 7, Algorithm: "CRC32C", Checksum: crc[:]}
+		return ManifestFile{Path: path, Size: 7, Algorithm: "CRC32C", Checksum: sum.sum}
 	}
-	sent := map[string]fileSum{"a": {7, crc}, "global/pg_control": {7, crc}}
+	sent := map[string]fileSum{"a": sum, "global/pg_control": sum}
 	for name, c := range map[string]struct {
 		change func(m *Manifest, c *Commit, sent map[string]fileSum)
 		want   string // in the error, "" for none
 	}{
 		"equal":         {func(*Manifest, *Commit, map[string]fileSum) {}, ""},
-		"checksum":      {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["a"] = fileSum{7, [4]byte{1, 2, 3, 5}} }, `file "a" came with checksum 01020305`},
-		"size":          {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["a"] = fileSum{8, crc} }, `file "a" came with 8 bytes`},
+		"checksum":      {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["a"] = fileSum{7, "CRC32C", []byte{1, 2, 3, 5}} }, `file "a" came with checksum 01020305`},
+		"size":          {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["a"] = fileSum{8, "CRC32C", sum.sum} }, `file "a" came with 8 bytes`},
 		"missing":       {func(_ *Manifest, _ *Commit, s map[string]fileSum) { delete(s, "a") }, `file "a" is in backup_manifest but was not sent`},
 		"extra":         {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["b"] = fileSum{} }, `file "b" was sent but is not in`},
 		"other name":    {func(_ *Manifest, _ *Commit, s map[string]fileSum) { s["b"] = s["a"]; delete(s, "a") }, `file "a" is in`},
