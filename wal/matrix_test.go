@@ -29,18 +29,21 @@ func againstServer(t *testing.T, major int) {
 	c := testkit.Start(t, testkit.Config{Major: major, SegmentSizeMB: 1, Settings: []string{
 		"wal_level = logical", "wal_keep_size = 4GB", "max_wal_size = 4GB", "autovacuum = off",
 		"max_locks_per_transaction = 256", "synchronous_commit = off", "track_commit_timestamp = on",
+		"wal_buffers = 64kB", // a long record is written before it is complete
 	}})
 	first := c.Psql(t, "SELECT txid_current()")
 	workload(t, c)
-	torn := tearRecord(t, c)
+	torn, killed := tearRecord(t, c), killInRecord(t, c)
 	c.Psql(t, "CREATE TABLE last_of_one (i int)")
 	if major >= 15 {
 		c.Psql(t, "CREATE EXTENSION pg_walinspect")
 	}
 	one, oneGot := inspect(t, c, 1)
 	checkKinds(t, oneGot, "CHECKPOINT_ONLINE", "CHECKPOINT_SHUTDOWN", "SWITCH", "BACKUP_END", "PARAMETER_CHANGE", "RESTORE_POINT")
-	if !(&stretch{want: oneGot}).voids(torn) {
-		t.Errorf("weak test: no OVERWRITE_CONTRECORD behind %s", torn)
+	for _, lsn := range []wal.LSN{torn, killed} {
+		if !(&stretch{want: oneGot}).voids(lsn) {
+			t.Errorf("weak test: no OVERWRITE_CONTRECORD behind %s", lsn)
+		}
 	}
 	checkFates(t, c, oneGot, first)
 	c.Stop(syscall.SIGINT)
@@ -57,6 +60,33 @@ func againstServer(t *testing.T, major int) {
 		t.Run(name+" summaries", func(t *testing.T) { summaries(t, s) })
 		t.Run(name+" valid end", func(t *testing.T) { validEnds(t, s) })
 	}
+}
+
+// killInRecord kills all of the server while it writes a record over many
+// segments. It returns where the record began.
+func killInRecord(t *testing.T, c *testkit.Cluster) wal.LSN {
+	t.Helper()
+	c.Psql(t, "CHECKPOINT") // recovery has little to do
+	for range 10 {
+		begun := lsn(t, c.Psql(t, "SELECT pg_current_wal_insert_lsn()"))
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Query("SELECT pg_logical_emit_message(false, 'killed', repeat('k', 60000000))")
+			done <- err
+		}()
+		testkit.Wait(t, "a part of the record", func() (bool, string) {
+			out, err := c.Query("SELECT pg_current_wal_lsn() > '" + (begun + 2<<20).String() + "'")
+			return out == "t", fmt.Sprint(err)
+		})
+		c.Stop(syscall.SIGKILL)
+		err := <-done
+		c.Start()
+		if err != nil {
+			return begun
+		}
+	}
+	t.Fatal("the server was always faster than its death")
+	return 0
 }
 
 // inspect reads the WAL of the running server's timeline up to where the
