@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test memory matrix lint demo clean
+.PHONY: build test memory replay matrix lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -21,6 +21,11 @@ test:
 memory:
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestReceiverMemory$$' -v -stream 1024
+
+# Every trouble during replay, without a target and with one.
+replay:
+	@internal/setup/debian.sh test
+	$(GO) test ./cmd/walstream -run '^TestTroubleDuringReplay' -v -full
 
 # The whole path with every PostgreSQL version that is supported, whose server
 # programs it fetches; MATRIX=short takes the oldest and the newest only. It

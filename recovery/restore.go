@@ -39,9 +39,11 @@ type RestoreConfig struct {
 
 // SideDir is the directory beside a data directory in which a restore keeps
 // its plan and the WAL that only a spool held. wal-get reads it as its spool.
-func SideDir(dir string) string { return filepath.Clean(dir) + ".walstream" }
+func SideDir(dir string) string { return filepath.Clean(dir) + sideSuffix }
 
 const (
+	sideSuffix = ".walstream"
+
 	planFile = "plan.json"
 	// unfinished is in the side directory from the first byte to the last,
 	// and holds the command that removes what was made.

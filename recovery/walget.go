@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -55,8 +56,8 @@ const DefaultRetry = 15 * time.Minute
 type WalGetConfig struct {
 	// Open opens the archive. It is called again after each failure.
 	Open func(ctx context.Context) (*archive.Archive, error)
-	// Spool is a spool directory, or the one that a restore left beside the
-	// data directory, whose plan then counts. Empty means none.
+	// Spool is a spool directory, or the [SideDir] of a restored data
+	// directory, without whose plan nothing is answered. Empty means none.
 	Spool string
 	// RetryFor is how long trouble is retried; 0 means [DefaultRetry],
 	// negative not at all.
@@ -164,8 +165,8 @@ func (g *walGet) open(ctx context.Context) (err error) {
 		return err
 	}
 	g.plan, err = ReadPlan(g.cfg.Spool)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(filepath.Clean(g.cfg.Spool), sideSuffix) {
+		return nil // a receiver's spool
 	}
 	if err == nil {
 		err = g.plan.Identity.Match("the plan in "+g.cfg.Spool, identity)

@@ -301,6 +301,15 @@ func TestWalGetWithPlan(t *testing.T) {
 		g.expect(t, g.store, seg(1, 1), Trouble, nil)
 		g.withPlan(t, nil, map[string][]byte{"walstream.json": []byte(`{"system_identifier":"8","major_version":15,"segment_size":1048576}`)})
 		g.expect(t, g.store, seg(1, 1), Trouble, nil)
+		g.withPlan(t, nil, nil) // a spool has none, what a restore left has one
+		g.expect(t, g.store, seg(1, 6), Absent, nil)
+		side := SideDir(filepath.Join(g.dir, "data"))
+		if err := os.Rename(g.spool, side); err != nil {
+			t.Fatal(err)
+		}
+		g.spool = side
+		g.expect(t, g.store, seg(1, 6), Trouble, nil)
+		g.expect(t, g.store, seg(1, 1), Trouble, nil)
 		g.spool = filepath.Join(g.spool, "gone")
 		g.expect(t, g.store, seg(1, 6), Trouble, nil)
 	})

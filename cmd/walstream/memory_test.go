@@ -11,9 +11,11 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// streamMiB is how much WAL TestReceiverMemory streams; "make memory" streams
-// more.
-var streamMiB = flag.Int("stream", 96, "MiB of WAL that TestReceiverMemory streams")
+// What takes too long for "make test" has targets of its own.
+var (
+	streamMiB = flag.Int("stream", 96, "MiB of WAL that TestReceiverMemory streams")
+	full      = flag.Bool("full", false, "take every way through the long tests")
+)
 
 // What `walstream receive` needs at most, with everything on and however much
 // goes through it.

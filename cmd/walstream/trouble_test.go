@@ -1,20 +1,25 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 )
 
-// damage is something that happens to the archive after the restore was
-// planned and before PostgreSQL has replayed it, and how it is mended.
+// damage is something that happens while PostgreSQL replays, and how it is
+// mended.
 type damage struct {
 	name       string
-	do, repair func(t *testing.T, archive, segment string)
+	at         string // the file that PostgreSQL asks for then; empty: one in the middle
+	do, repair func(t *testing.T)
 }
 
 func move(t *testing.T, from, to string) {
@@ -24,93 +29,185 @@ func move(t *testing.T, from, to string) {
 	}
 }
 
-func flip(t *testing.T, name string) {
+func flip(t *testing.T, name string, off int) {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(b)/2] ^= 1
+	b[off%len(b)] ^= 1
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// gone is a damage: names are not there.
+func gone(what, at string, names ...string) damage {
+	each := func(from, to string) func(*testing.T) {
+		return func(t *testing.T) {
+			for _, name := range names {
+				move(t, name+from, name+to)
+			}
+		}
+	}
+	return damage{what + " gone", at, each("", ".away"), each(".away", "")}
+}
+
+// replaced is a damage: name has other contents.
+func (p *replay) replaced(what, at, name string, contents func() []byte) damage {
+	d := gone("", at, name)
+	return damage{what, at, func(t *testing.T) {
+		body := contents()
+		d.do(t)
+		p.write(name, string(body), 0o755)
+	}, d.repair}
+}
+
+// closed is a damage: name cannot be opened by who runs PostgreSQL.
+func closed(what, name string) damage {
+	mode := func(m os.FileMode) func(*testing.T) {
+		return func(t *testing.T) {
+			if err := os.Chmod(name, m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return damage{what + " not accessible", "", mode(0), mode(0o755)}
+}
+
+func flipped(what, at, name string, off int) damage {
+	f := func(t *testing.T) { flip(t, name, off) }
+	return damage{what + " damaged", at, f, f}
+}
+
+func (p *replay) damages(t *testing.T) []damage {
+	const history = "00000002.history"
+	side := p.dir + ".walstream"
+	program := p.program + ".real"
+	seg := p.inArchive(p.middle)
+	read := func(name string) []byte {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	script := func(text string) func() []byte { return func() []byte { return []byte("#!/bin/sh\n" + text + "\n") } }
+	unmounted := gone("", "", p.archive)
+	alien := p.identity()
+	alien.SystemIdentifier++
+	cousin := p.middle
+	cousin.Timeline = 1
+	return []damage{
+		gone("archive", "", p.archive),
+		{"archive not mounted", "",
+			func(t *testing.T) { unmounted.do(t); testkit.Run(t, "mkdir", p.archive) },
+			func(t *testing.T) { testkit.Run(t, "rmdir", p.archive); unmounted.repair(t) }},
+		gone("archive, when the server looks for a free timeline,", "00000003.history", p.archive),
+		gone("identity of the archive", "", p.archive+"/walstream.json"),
+		closed("directory of the timeline", p.segments),
+		gone("segment", "", seg),
+		closed("segment", seg),
+		flipped("segment", "", seg, -1+len(read(seg))/2),
+		flipped("header", "", seg, 40),
+		p.replaced("segment cut", "", seg, func() []byte { b := read(seg); return b[:len(b)/2] }),
+		p.replaced("segment swapped with another", "", seg, func() []byte {
+			return read(p.inArchive(segment.ID{Timeline: 2, No: p.middle.No - 1}))
+		}),
+		p.replaced("segment of another cluster", "", seg, func() []byte { return p.object(t, alien, p.middle) }),
+		p.replaced("segment of another timeline", "", seg, func() []byte { return p.object(t, p.identity(), cousin) }),
+		gone("history", history, p.archive+"/wal/"+history, side+"/"+history),
+		p.replaced("history damaged", history, p.archive+"/wal/"+history, func() []byte { return []byte("1\t0/") }),
+		p.replaced("history empty", history, p.archive+"/wal/"+history, func() []byte { return nil }),
+		gone("plan", "", side+"/plan.json"),
+		p.replaced("plan cut", "", side+"/plan.json", func() []byte { b := read(side + "/plan.json"); return b[:len(b)/2] }),
+		gone("identity beside the plan", "", side+"/walstream.json"),
+		gone("all that was beside the data directory", "", side),
+		gone("copy of the spool's segment", "", p.copied()),
+		flipped("copy of the spool's segment", "", p.copied(), 9000),
+		closed("configuration file", p.config),
+		p.replaced("configuration file damaged", "", p.config, func() []byte { return []byte("archive: [") }),
+		gone("program", "", program),
+		closed("program", program),
+		p.replaced("program killed", "", program, script("kill -9 $$")),
+		p.replaced("program crashed", "", program, script("exit 2")),
+		closed("pg_wal", p.dir+"/pg_wal"),
+	}
+}
+
 // PostgreSQL takes a restore_command that fails in the wrong way for the end
-// of WAL, and promotes. Whatever happens to the archive while it replays, it
-// must stop instead, and complete once the archive is mended.
+// of WAL, and promotes. Whatever happens while it replays, it must stop
+// instead, and complete once that is mended.
 func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
-	t.Setenv("WALSTREAM_RESTORE_RETRY", "1s")
-	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
-	r := w.receive("--create-slot")
-	w.must("backup", "--checkpoint", "fast")
-	ws := write(t, w.primary, 2)
-	for range 4 {
-		ws.atLeast(t, 50)
-		w.archived()
+	p := newReplay(t)
+	stops := func(t *testing.T, d damage, restored string) {
+		c := p.to(t, cmp.Or(d.at, p.middle.Name(mib)), restored, false)
+		d.do(t)
+		p.open()
+		select {
+		case <-c.Exited():
+		case <-time.After(time.Minute):
+			t.Errorf("it goes on:\n%s", c.Log())
+			c.Stop(syscall.SIGQUIT)
+		}
+		d.repair(t)
+		if p.promoted() || strings.Contains(c.Log(), "archive recovery complete") {
+			t.Fatalf("it promoted:\n%s", c.Log())
+		}
+		c = testkit.Adopt(t, p.dir)
+		c.Start()
+		p.complete(t, c)
 	}
-	ws.stop()
-	w.archived()
-	r.stop()
-
-	segments, err := filepath.Glob(filepath.Join(w.archive, "wal", "00000001", "*.zst"))
-	if err != nil || len(segments) < 4 {
-		t.Fatalf("%d segments in the archive: %v", len(segments), err)
-	}
-	middle := segments[len(segments)-2]
-
-	for _, d := range []damage{
-		{"archive gone",
-			func(t *testing.T, archive, _ string) { move(t, archive, archive+".away") },
-			func(t *testing.T, archive, _ string) { move(t, archive+".away", archive) }},
-		{"segment gone",
-			func(t *testing.T, _, seg string) { move(t, seg, seg+".away") },
-			func(t *testing.T, _, seg string) { move(t, seg+".away", seg) }},
-		{"segment damaged",
-			func(t *testing.T, _, seg string) { flip(t, seg) },
-			func(t *testing.T, _, seg string) { flip(t, seg) }},
-		{"segment cut",
-			func(t *testing.T, _, seg string) {
-				b, _ := os.ReadFile(seg)
-				move(t, seg, seg+".away")
-				os.WriteFile(seg, b[:len(b)/2], 0o644)
-			},
-			func(t *testing.T, _, seg string) { move(t, seg+".away", seg) }},
-		{"segment swapped with another",
-			func(t *testing.T, _, seg string) {
-				move(t, seg, seg+".away")
-				b, _ := os.ReadFile(segments[0])
-				os.WriteFile(seg, b, 0o644)
-			},
-			func(t *testing.T, _, seg string) { move(t, seg+".away", seg) }},
-	} {
-		t.Run(d.name, func(t *testing.T) {
-			dir := filepath.Join(w.dir, strings.ReplaceAll(d.name, " ", "-"))
-			w.must("restore", dir)
-			d.do(t, w.archive, middle)
-			c := testkit.Adopt(t, dir)
-			c.Launch()
-			<-c.Exited()
-			if log := c.Log(); strings.Contains(log, "selected new timeline") || strings.Contains(log, "accept connections\n") && strings.Contains(log, "archive recovery complete") {
-				t.Errorf("it promoted:\n%s", log)
-			}
-			d.repair(t, w.archive, middle)
-			c = w.startRestored(dir)
-			if lost := ws.lost(t, c); len(lost) > 0 {
-				t.Errorf("after the repair %d of %d commits are missing", len(lost), ws.count())
-			}
-			c.Stop(2)
-		})
+	for i, d := range p.damages(t) {
+		withTarget := i%3 == 0
+		if *full || !withTarget {
+			t.Run(d.name, func(t *testing.T) { stops(t, d, "end") })
+		}
+		if *full || withTarget {
+			t.Run(d.name+", with a target", func(t *testing.T) { stops(t, d, "target") })
+		}
 	}
 
 	t.Run("hole found beforehand", func(t *testing.T) {
-		move(t, middle, middle+".away")
-		defer move(t, middle+".away", middle)
-		dir := filepath.Join(w.dir, "hole")
-		_, stderr, code := w.run("restore", dir)
-		if code != 4 || !strings.Contains(stderr, strings.TrimSuffix(filepath.Base(middle), ".zst")) || exists(dir) {
+		d := gone("", "", p.inArchive(p.middle))
+		d.do(t)
+		defer d.repair(t)
+		dir := filepath.Join(p.world.dir, "hole")
+		_, stderr, code := p.run("restore", dir)
+		if code != 4 || !strings.Contains(stderr, p.middle.Name(mib)) || exists(dir) {
 			t.Errorf("exit code %d, want 4 naming the segment, nothing written:\n%s", code, stderr)
 		}
+	})
+	for name, d := range map[string]damage{
+		"archive away for a moment": gone("", "", p.archive),
+		"segment comes late":        gone("", "", p.inArchive(p.middle)),
+		"disk full for a moment": {"", "",
+			func(t *testing.T) {
+				if err := os.Symlink("/dev/full", p.dir+"/pg_wal/RECOVERYXLOG.walstream"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			func(*testing.T) {}}, // wal-get has removed it
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := p.to(t, p.middle.Name(mib), "end", true)
+			d.do(t)
+			p.open()
+			testkit.Wait(t, "wal-get to retry", func() (bool, string) {
+				return strings.Contains(c.Log(), "cannot get WAL yet"), c.Log()
+			})
+			d.repair(t)
+			p.complete(t, c)
+		})
+	}
+	t.Run("archive slow", func(t *testing.T) {
+		slow := gone("", "", p.program+".real")
+		c := p.to(t, p.middle.Name(mib), "end", false)
+		slow.do(t)
+		p.write(p.program+".real", "#!/bin/sh\nsleep 1\nexec $0.away \"$@\"\n", 0o755)
+		p.open()
+		p.complete(t, c)
+		slow.repair(t)
 	})
 }
 
