@@ -13,6 +13,7 @@ import (
 
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/wal"
 )
 
 // cell is one cluster of the matrix.
@@ -37,11 +38,11 @@ func cells(t *testing.T) []cell {
 // go on from the restored cluster.
 func TestMatrix(t *testing.T) {
 	var ran bytes.Buffer
-	table := term.NewTable(&ran, "POSTGRESQL", "SEGMENTS", "CHECKSUMS", "BACKUPS", "RESTORES", "INDEXES CHECKED", "TABLES CHECKED")
+	table := term.NewTable(&ran, "POSTGRESQL", "SEGMENTS", "CHECKSUMS", "BACKUPS", "TORN RECORDS", "RESTORES", "INDEXES CHECKED", "TABLES CHECKED")
 	for _, c := range cells(t) {
 		t.Run(fmt.Sprint(c.major), func(t *testing.T) {
 			r := &matrixRun{world: newWorld(t, testkit.Config{
-				Major: c.major, SegmentSizeMB: c.segmentMB, Checksums: c.checksums, Settings: []string{"wal_level = logical"},
+				Major: c.major, SegmentSizeMB: c.segmentMB, Checksums: c.checksums, Settings: []string{"wal_level = logical", "wal_buffers = 64kB"},
 			})}
 			settings := "SELECT current_setting('server_version_num')::int / 10000, current_setting('wal_segment_size'), current_setting('data_checksums')"
 			real := r.primary.Psql(t, settings)
@@ -54,7 +55,7 @@ func TestMatrix(t *testing.T) {
 			if got := r.primary.Psql(t, settings); got != real {
 				t.Errorf("the restored server is %s, not %s", got, real)
 			}
-			table.Row(append(strings.Split(real, "|"), fmt.Sprint(r.backups), fmt.Sprint(r.restores), fmt.Sprint(r.indexes), fmt.Sprint(r.tables))...)
+			table.Row(append(strings.Split(real, "|"), fmt.Sprint(r.backups), fmt.Sprint(r.torn), fmt.Sprint(r.restores), fmt.Sprint(r.indexes), fmt.Sprint(r.tables))...)
 		})
 	}
 	if err := table.Flush(); err != nil {
@@ -69,6 +70,7 @@ type matrixRun struct {
 	receiver                           *receiving
 	space                              string // where the primary has its tablespace
 	backups, restores, indexes, tables int
+	torn                               int // records that a kill cut off
 }
 
 // fill makes what a backup has to hold, some of it in a tablespace.
@@ -119,10 +121,39 @@ func (r *matrixRun) change() {
 	}
 }
 
+// tear kills the primary while it writes a long record, of which the receiver
+// may have a part. Recovery declares it void, and the stream goes on.
+func (r *matrixRun) tear() {
+	t := r.t
+	t.Helper()
+	begun := r.primary.Psql(t, "SELECT pg_current_wal_insert_lsn()")
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.primary.Query("SELECT pg_logical_emit_message(false, 'torn', repeat('t', 100000000))")
+		done <- err
+	}()
+	testkit.Wait(t, "a part of the record", func() (bool, string) {
+		out, err := r.primary.Query("SELECT pg_current_wal_lsn() - '" + begun + "' > 1000000")
+		return out == "t", fmt.Sprint(err)
+	})
+	r.primary.Stop(syscall.SIGKILL)
+	if err := <-done; err != nil {
+		r.torn++
+	}
+	r.primary.Start()
+	testkit.Wait(t, "walstream to be synchronous again", func() (bool, string) {
+		state, err := r.primary.Query("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'walstream'")
+		return state == "sync", fmt.Sprintf("%s %v\n%s", state, err, r.receiver.output())
+	})
+}
+
 // targets restores to each kind of target.
 func (r *matrixRun) targets() {
 	r.t.Helper()
 	r.change()
+	for r.torn == 0 { // the server may be faster than its death
+		r.tear()
+	}
 	steps := r.history(4)
 	r.must("mark", "here it's")
 	late := r.history(3)
@@ -149,14 +180,29 @@ func (r *matrixRun) targets() {
 	}
 }
 
-// restore restores, starts and checks a cluster, with its tablespace moved.
+// restore restores, starts and checks a cluster, with its tablespace moved:
+// the plan is carried out, and PostgreSQL ends where it says.
 func (r *matrixRun) restore(name string, args ...string) *testkit.Cluster {
 	r.t.Helper()
 	dir := filepath.Join(r.dir, name)
-	r.must(append([]string{"restore", dir, "--tablespace-map", r.space + "=" + dir + "-space"}, args...)...)
+	args = append([]string{"restore", dir, "--tablespace-map", r.space + "=" + dir + "-space", "--json"}, args...)
+	type plan struct {
+		Backup struct{ ID string }
+		End    wal.LSN
+	}
+	planned := decode(r.t, r.must(append(args, "--dry-run")...), new(plan))
+	done := decode(r.t, r.must(args...), new(plan))
+	toEnd := len(args) == 5 // that may move on
+	if planned.Backup != done.Backup || planned.End != done.End && !toEnd {
+		r.t.Errorf("restored to %s: %+v, the plan was %+v", name, done, planned)
+	}
 	c := r.startRestored(dir)
 	r.restores++
 	r.check(c)
+	end := c.Psql(r.t, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text ELSE 'promoted' END")
+	if end != "promoted" && end != planned.End.String() {
+		r.t.Errorf("restored to %s: recovery ended at %s, the plan was %s", name, end, planned.End)
+	}
 	return c
 }
 
