@@ -105,7 +105,7 @@ the lock, 130 interrupted. Those of wal-get are PostgreSQL's: see its help.`
 	addGroup(root, "Keep WAL and backups", a.receiveCommand(), a.backupCommand(), a.markCommand(), a.slotCommand())
 	addGroup(root, "Look at them", a.statusCommand(), a.listCommand())
 	addGroup(root, "Restore", a.restoreCommand(), a.walGetCommand())
-	addGroup(root, "Set up", a.configCommand(), a.versionCommand())
+	addGroup(root, "Set up", a.importCommand(), a.configCommand(), a.versionCommand())
 	return root
 }
 
