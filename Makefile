@@ -33,7 +33,7 @@ replay:
 matrix:
 	@internal/setup/debian.sh matrix
 	MATRIX=$(MATRIX) $(GO) test -v -p 1 -timeout 60m -tags matrix -run 'Matrix|AdoptKeepsMajor' \
-		./internal/testkit ./wal ./receiver ./cmd/walstream
+		./internal/testkit ./wal ./receiver ./backup ./cmd/walstream
 
 lint: .bin/golangci-lint
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }

@@ -45,17 +45,17 @@ func TestMatrix(t *testing.T) {
 				Major: c.major, SegmentSizeMB: c.segmentMB, Checksums: c.checksums, Settings: []string{"wal_level = logical", "wal_buffers = 64kB"},
 			})}
 			settings := "SELECT current_setting('server_version_num')::int / 10000, current_setting('wal_segment_size'), current_setting('data_checksums')"
-			real := r.primary.Psql(t, settings)
-			if want := fmt.Sprintf("%d|%dMB|%s", c.major, c.segmentMB, map[bool]string{true: "on", false: "off"}[c.checksums]); real != want {
-				t.Fatalf("the server is %s, not %s", real, want)
+			server := r.primary.Psql(t, settings)
+			if want := fmt.Sprintf("%d|%dMB|%s", c.major, c.segmentMB, map[bool]string{true: "on", false: "off"}[c.checksums]); server != want {
+				t.Fatalf("the server is %s, not %s", server, want)
 			}
 			r.fill()
 			r.targets()
 			r.disaster()
-			if got := r.primary.Psql(t, settings); got != real {
-				t.Errorf("the restored server is %s, not %s", got, real)
+			if got := r.primary.Psql(t, settings); got != server {
+				t.Errorf("the restored server is %s, not %s", got, server)
 			}
-			table.Row(append(strings.Split(real, "|"), fmt.Sprint(r.backups), fmt.Sprint(r.torn), fmt.Sprint(r.restores), fmt.Sprint(r.indexes), fmt.Sprint(r.tables))...)
+			table.Row(append(strings.Split(server, "|"), fmt.Sprint(r.backups), fmt.Sprint(r.torn), fmt.Sprint(r.restores), fmt.Sprint(r.indexes), fmt.Sprint(r.tables))...)
 		})
 	}
 	if err := table.Flush(); err != nil {
