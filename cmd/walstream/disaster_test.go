@@ -8,6 +8,19 @@ import (
 	"github.com/walstream/walstream/internal/testkit"
 )
 
+// rescue restores into a directory of that name and expects every acknowledged
+// commit in what starts there.
+func (w *world) rescue(name string, ws *writers) *testkit.Cluster {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, name)
+	w.must("restore", dir)
+	c := w.startRestored(dir)
+	if lost := ws.lost(w.t, c); len(lost) > 0 {
+		w.t.Fatalf("%s: %d of %d acknowledged commits lost: %v", name, len(lost), ws.count(), lost)
+	}
+	return c
+}
+
 // The promise itself: clients commit, the primary and its disk are gone, and
 // every commit that a client saw succeed is in the restored cluster. The
 // receiver is still running, so the last segment is only in its spool.
@@ -23,13 +36,7 @@ func TestDisasterLosesNoAcknowledgedCommit(t *testing.T) {
 		}
 		w.crash()
 		ws.stop()
-
-		dir := filepath.Join(w.dir, "rescued")
-		w.must("restore", dir)
-		c := w.startRestored(dir)
-		if lost := ws.lost(t, c); len(lost) > 0 {
-			t.Errorf("%d MiB segments: %d of %d acknowledged commits lost: %v", mb, len(lost), ws.count(), lost)
-		}
+		c := w.rescue(fmt.Sprintf("rescued-%d-MiB-segments", mb), ws)
 		testkit.Run(t, filepath.Join(c.Bin, "pg_amcheck"), "-h", c.SocketDir, "-U", "postgres", "--all", "--install-missing")
 	}
 }
@@ -50,12 +57,7 @@ func TestKilledReceiverLosesNoAcknowledgedCommit(t *testing.T) {
 	w.crash()
 	r.kill()
 	ws.stop()
-
-	dir := filepath.Join(w.dir, "rescued")
-	w.must("restore", dir)
-	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
-		t.Errorf("%d of %d acknowledged commits lost: %v", len(lost), ws.count(), lost)
-	}
+	w.rescue("rescued", ws)
 }
 
 // The receiver's disk is lost: the slot on the primary holds what is not in
@@ -72,12 +74,7 @@ func TestLostSpoolLeavesNoHole(t *testing.T) {
 	ws.atLeast(t, 500)
 	ws.stop()
 	w.crash()
-
-	dir := filepath.Join(w.dir, "rescued")
-	w.must("restore", dir)
-	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
-		t.Errorf("%d of %d acknowledged commits lost: %v", len(lost), ws.count(), lost)
-	}
+	w.rescue("rescued", ws)
 }
 
 // SIGTERM stores the remainder of the open segment, so that the archive alone
@@ -96,14 +93,9 @@ func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
 	w.crash()
 	w.spool = filepath.Join(w.dir, "none")
 
-	dir := filepath.Join(w.dir, "rescued")
-	w.must("restore", dir)
-	c := w.startRestored(dir)
-	if got := c.Psql(t, "SHOW data_directory"); got != dir || exists(source) || exists(pidFile) {
+	c := w.rescue("rescued", ws)
+	if got := c.Psql(t, "SHOW data_directory"); got != c.DataDir || exists(source) || exists(pidFile) {
 		t.Errorf("the restored server runs in %s; %s exists: %v, %s exists: %v", got, source, exists(source), pidFile, exists(pidFile))
-	}
-	if lost := ws.lost(t, c); len(lost) > 0 {
-		t.Errorf("%d of %d acknowledged commits lost: %v", len(lost), ws.count(), lost)
 	}
 }
 
@@ -118,15 +110,10 @@ func TestRestorePromoteReceiveThreeTimes(t *testing.T) {
 		ws.atLeast(t, 200)
 		w.crash()
 		r.stop() // the primary is gone: must end all the same
-		dir := filepath.Join(w.dir, fmt.Sprintf("restored-%d", round+1))
-		w.must("restore", dir)
-		c := w.startRestored(dir)
+		c := w.rescue(fmt.Sprintf("restored-%d", round+1), ws)
 		c.Psql(t, "CHECKPOINT") // so that pg_control tells the timeline after a promotion
 		if got, want := c.Psql(t, "SELECT timeline_id FROM pg_control_checkpoint()"), fmt.Sprint(round+2); got != want {
 			t.Errorf("round %d is on timeline %s, not %s", round, got, want)
-		}
-		if lost := ws.lost(t, c); len(lost) > 0 {
-			t.Fatalf("round %d: %d of %d acknowledged commits lost: %v", round, len(lost), ws.count(), lost)
 		}
 		ws.stop()
 		w.primary = c
