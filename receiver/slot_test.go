@@ -261,25 +261,32 @@ func TestHoldSlotMissing(t *testing.T) {
 	g.stop()
 }
 
+// createSlot makes a slot on c and says which cluster that is.
+func createSlot(ctx context.Context, t *testing.T, c *testkit.Cluster) (slot Slot, id segment.Identity) {
+	t.Helper()
+	conn, err := pg.ConnectReplication(ctx, pg.Options{Conninfo: c.Conninfo()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Done()
+	id, _, err = conn.Identity(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot = Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
+	if _, err := slot.Create(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return slot, id
+}
+
 // TestAdvanceByProtocol: walsender itself would take any position. Neither
 // back, when another receiver was faster, nor beyond the server's end.
 func TestAdvanceByProtocol(t *testing.T) {
 	t.Parallel()
 	c := testkit.Start(t, small)
 	ctx := timeout(t)
-	conn, err := pg.ConnectReplication(ctx, pg.Options{Conninfo: c.Conninfo()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Done()
-	id, _, err := conn.Identity(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
-	if _, err := slot.Create(ctx); err != nil {
-		t.Fatal(err)
-	}
+	slot, id := createSlot(ctx, t, c)
 	h := newHoldSlot(slot, time.Second, zerolog.Nop())
 	h.follow(id, segment.History{Timeline: 1})
 	way := protocolAccess{h}
@@ -347,19 +354,7 @@ func TestHoldSlotOfServerBehind(t *testing.T) {
 	t.Parallel()
 	c := testkit.Start(t, small)
 	ctx := timeout(t)
-	conn, err := pg.ConnectReplication(ctx, pg.Options{Conninfo: c.Conninfo()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Done()
-	id, _, err := conn.Identity(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slot := Slot{Options: pg.Options{Conninfo: c.Conninfo()}, Name: "walstream"}
-	if _, err := slot.Create(ctx); err != nil {
-		t.Fatal(err)
-	}
+	slot, id := createSlot(ctx, t, c)
 	before, err := slot.Show(ctx)
 	if err != nil {
 		t.Fatal(err)
