@@ -25,11 +25,11 @@ func TestPointInTimeThreeTimes(t *testing.T) {
 		bad := w.history(3)[2]
 		w.archived()
 		dir := filepath.Join(w.dir, fmt.Sprintf("back-%d", round+1))
-		w.must("restore", dir, "--target-time", good.time, "--target-action", "promote")
+		restored := w.restore(dir, "--target-time", good.time, "--target-action", "promote")
 		w.primary.Stop(syscall.SIGINT)
 		r.stop()
 
-		w.primary = w.startRestored(dir)
+		w.primary = restored
 		if got := w.primary.Psql(t, "SELECT max(n) FROM steps"); got != good.row {
 			t.Fatalf("round %d: the highest row is %s, want %s (the mistake was %s)", round, got, good.row, bad.row)
 		}
@@ -39,8 +39,7 @@ func TestPointInTimeThreeTimes(t *testing.T) {
 	last := w.history(2)[1]
 	w.archived()
 	dir := filepath.Join(w.dir, "end")
-	w.must("restore", dir)
-	c := w.startRestored(dir)
+	c := w.restore(dir)
 	if got := c.Psql(t, "SELECT max(n) || ' ' || count(*) FROM steps"); got != fmt.Sprintf("%s %d", last.row, 3*3+2) {
 		t.Errorf("at the end: %s, want the highest row %s and 11 rows", got, last.row)
 	}
@@ -60,8 +59,7 @@ func TestSecondBranchNeedsAFreshSpool(t *testing.T) {
 	r.stop()
 	for i, at := range []step{steps[2], steps[0]} {
 		dir := filepath.Join(w.dir, fmt.Sprintf("branch-%d", i))
-		w.must("restore", dir, "--target-time", at.time, "--target-timeline", "1", "--target-action", "promote")
-		w.primary = w.startRestored(dir)
+		w.primary = w.restore(dir, "--target-time", at.time, "--target-timeline", "1", "--target-action", "promote")
 		if i == 1 {
 			refused := w.launch("--create-slot")
 			testkit.Wait(t, "the refusal", func() (bool, string) {
@@ -79,8 +77,7 @@ func TestSecondBranchNeedsAFreshSpool(t *testing.T) {
 		r.stop()
 	}
 	dir := filepath.Join(w.dir, "end")
-	w.must("restore", dir)
-	if got := w.startRestored(dir).Psql(t, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM steps"); got != steps[0].row+" 1000" {
+	if got := w.restore(dir).Psql(t, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM steps"); got != steps[0].row+" 1000" {
 		t.Errorf("rows %s, want those of the second branch", got)
 	}
 }

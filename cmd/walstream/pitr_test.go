@@ -61,11 +61,9 @@ func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(w.dir, strings.ReplaceAll(c.name, " ", "-"))
-			dry := w.must(append([]string{"restore", dir, "--dry-run", "--json"}, c.args...)...)
-			w.must(append([]string{"restore", dir}, c.args...)...)
-			restored := w.startRestored(dir)
+			restored := w.in(t).restore(dir, c.args...)
 			if got := restored.Psql(t, "SELECT max(n) FROM steps"); got != c.want {
-				t.Errorf("highest row is %s, want %s; plan:\n%s", got, c.want, dry)
+				t.Errorf("highest row is %s, want %s", got, c.want)
 			}
 			restored.Stop(2)
 		})
