@@ -69,6 +69,9 @@ func (r *restore) linkTablespaces(context.Context) error {
 		}
 	}
 	old, err := r.data().ReadFile(tablespaceMap)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a backup of plain files: PostgreSQL goes by the links
+	}
 	if err != nil {
 		return err
 	}

@@ -241,3 +241,27 @@ func tree(t *testing.T, dir string) string {
 	}
 	return b.String()
 }
+
+// A backup of plain files with a tablespace has links, not a map of them: it
+// comes back all the same.
+func TestImportedTablespaceIsRestored(t *testing.T) {
+	f, dir, _ := copied(t, 1)
+	space := filepath.Join(testkit.Dir(t), "space")
+	testkit.Run(t, "mkdir", space)
+	f.primary.Psql(t, "CREATE TABLESPACE apart LOCATION '"+space+"'")
+	f.primary.Psql(t, "CREATE TABLE t TABLESPACE apart AS SELECT i FROM generate_series(1, 1000) i")
+	base := basebackup(t, f.primary, filepath.Join(f.dir, "plain"), "-Fp", "-T", space+"="+space+"-copy")
+	if got := f.imports(0, dir, "--backup", base); len(got.Backups) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	f.primary.Stop(syscall.SIGINT)
+	restored := filepath.Join(f.dir, "restored")
+	f.must("restore", restored, "--tablespace-map", space+"-copy="+space+"-restored")
+	c := f.startRestored(restored)
+	if rows := c.Psql(t, "SELECT count(*) FROM t"); rows != "1000" {
+		t.Errorf("%s rows in the tablespace", rows)
+	}
+	if at := c.Psql(t, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'apart'"); at != space+"-restored" {
+		t.Errorf("the tablespace is at %s", at)
+	}
+}
