@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test memory replay matrix lint demo clean
+.PHONY: build test fuzz memory replay matrix lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -16,6 +16,14 @@ test:
 	$(GO) test -race -timeout 30m ./...
 	@# Power cuts at every step: without the race detector all of them fit.
 	$(GO) test ./segment
+
+# Every fuzzer for FUZZTIME. Their seeds are part of make test.
+FUZZTIME ?= 30s
+fuzz:
+	@grep -r --include='*_test.go' '^func Fuzz' . | sed -E 's,/[^/]*:func (Fuzz[A-Za-z]+).*, \1,' | sort | \
+	while read -r package name; do \
+		echo "$$package $$name" && $(GO) test "$$package" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
+	done
 
 # The peak of the receiver's memory while 1 GiB of WAL is streamed and archived.
 memory:
@@ -32,8 +40,8 @@ replay:
 # prints what ran.
 matrix:
 	@internal/setup/debian.sh matrix
-	MATRIX=$(MATRIX) $(GO) test -v -p 1 -timeout 60m -tags matrix -run 'Matrix|AdoptKeepsMajor' \
-		./internal/testkit ./wal ./receiver ./backup ./cmd/walstream
+	MATRIX=$(MATRIX) $(GO) test -p 1 -timeout 60m -tags matrix -run 'Matrix|AdoptKeepsMajor' ./internal/testkit ./wal ./receiver ./backup
+	MATRIX=$(MATRIX) $(GO) test -v -timeout 60m -tags matrix -run Matrix ./cmd/walstream
 
 lint: .bin/golangci-lint
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
