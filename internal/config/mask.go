@@ -9,8 +9,9 @@ const masked = "***"
 
 var (
 	// A libpq keyword with its value: quoted with backslash escapes, where
-	// the closing quote may be missing, or up to the next space.
-	conninfoSecret = regexp.MustCompile(`(?is)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*(?:'|\\?$)|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*\\?)`)
+	// the closing quote may be missing or not be the end, or up to the next
+	// space.
+	conninfoSecret = regexp.MustCompile(`(?is)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*(?:'\S*|\\?$)|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*\\?)`)
 	urlUserinfo    = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*://[^/?#@:]*:)(.*)$`)
 	urlSecret      = regexp.MustCompile(`(?i)([?&](?:ssl)?password=)[^&#]*`)
 )

@@ -19,6 +19,7 @@ func TestMask(t *testing.T) {
 		"host=h PASSWORD=x sslpassword=y":   "host=h PASSWORD=*** sslpassword=***",
 		"passfile=/x host=password":         "passfile=/x host=password",
 		"password='' host=h":                "password=*** host=h",
+		"password='a'secret host=h":         "password=*** host=h",
 		"postgres://u:p@h:5432/db":          "postgres://u:***@h:5432/db",
 		"postgres://u:p@x/y@h/db?sslmode=a": "postgres://u:***@h/db?sslmode=a",
 		"postgres://u@h:5432/db":            "postgres://u@h:5432/db",
