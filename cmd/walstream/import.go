@@ -137,6 +137,12 @@ func (t *takeover) advance(n int64) {
 // cluster that most of the WAL is of.
 func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) error {
 	identity, err := archive.ImportedCluster(t.found.WAL)
+	if err != nil && len(t.found.Backups)+len(t.found.WAL) > 0 {
+		// The archive may know more than what there is to import.
+		if arch, err := a.openArchive(ctx, c); err == nil {
+			return t.useArchive(ctx, arch.Store(), arch.Identity().Identity)
+		}
+	}
 	if err != nil {
 		return hint.With(fmt.Errorf("nothing to import: %w", err), "walstream import DIR, where DIR holds files like 000000010000000000000001 or 000000010000000000000001.gz")
 	}
@@ -145,20 +151,21 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 			return err
 		}
 	}
-	if !t.dryRun {
-		store, err := archive.Locate(t.location, true)
-		if err == nil {
-			t.arch, err = archive.Pin(ctx, store, identity)
-		}
-		return err
-	}
-	store, err := archive.Locate(t.location, false)
-	if errors.Is(err, archive.ErrNoDirectory) {
+	store, err := archive.Locate(t.location, !t.dryRun)
+	if t.dryRun && errors.Is(err, archive.ErrNoDirectory) {
 		store, err = archive.NewMem(), nil
 	}
-	if err == nil {
-		t.arch, err = archive.Pin(ctx, archive.Rehearse(store), identity)
+	if err != nil {
+		return err
 	}
+	return t.useArchive(ctx, store, identity)
+}
+
+func (t *takeover) useArchive(ctx context.Context, store archive.Store, identity segment.Identity) (err error) {
+	if t.dryRun {
+		store = archive.Rehearse(store)
+	}
+	t.arch, err = archive.Pin(ctx, store, identity)
 	return err
 }
 

@@ -110,6 +110,13 @@ func TestImportTrouble(t *testing.T) {
 	}
 }
 
+// newImporter is f's machine with another archive.
+func newImporter(f *foreign, name string) *world {
+	w := *f.world
+	w.archive = filepath.Join(f.dir, name)
+	return &w
+}
+
 // Backups that do not agree with their manifest, or have none, are refused
 // with what to do, and leave nothing behind; archives of other clusters too.
 func TestImportRefuses(t *testing.T) {
@@ -144,6 +151,21 @@ func TestImportRefuses(t *testing.T) {
 			t.Errorf("%s: left behind: %.200s", what, left)
 		}
 	}
+	// A backup alone can follow its WAL, not come before it.
+	late := basebackup(t, f.primary, filepath.Join(f.dir, "late"), "-Ft", "-X", "none")
+	last := f.primary.Psql(t, "SELECT pg_walfile_name(pg_switch_wal() - 1)")
+	testkit.Wait(t, "archive_command", func() (bool, string) {
+		done := f.primary.Psql(t, "SELECT last_archived_wal >= '"+last+"' FROM pg_stat_archiver")
+		return done == "t", done
+	})
+	if _, errs, code := newImporter(f, "fresh").run("import", late); code != 1 || !strings.Contains(errs, "nothing to import") {
+		t.Errorf("a backup without any WAL: exit code %d\n%s", code, errs)
+	}
+	f.imports(0, dir)
+	if got := f.imports(0, late); len(got.Backups) != 1 || got.Backups[0].Had {
+		t.Errorf("a backup behind its WAL: %+v", got)
+	}
+	committed := tree(t, f.archive)
 	_, errs, code := f.run("import", dir, "--backup", bare)
 	if code != 1 || !strings.Contains(errs, "no backup_manifest") || !strings.Contains(errs, "hint: walstream backup") {
 		t.Errorf("without a manifest: exit code %d\n%s", code, errs)
@@ -156,7 +178,7 @@ func TestImportRefuses(t *testing.T) {
 	}
 
 	other, away, _ := copied(t, 1)
-	before := tree(t, f.archive)
+	before := committed
 	if _, errs, code := f.run("import", away); code != 1 || !strings.Contains(errs, "belongs to another cluster") || !strings.Contains(errs, "hint: ") {
 		t.Errorf("another cluster's WAL: exit code %d\n%s", code, errs)
 	}
