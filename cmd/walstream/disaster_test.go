@@ -12,9 +12,7 @@ import (
 // commit in what starts there.
 func (w *world) rescue(name string, ws *writers) *testkit.Cluster {
 	w.t.Helper()
-	dir := filepath.Join(w.dir, name)
-	w.must("restore", dir)
-	c := w.startRestored(dir)
+	c := w.restore(filepath.Join(w.dir, name))
 	if lost := ws.lost(w.t, c); len(lost) > 0 {
 		w.t.Fatalf("%s: %d of %d acknowledged commits lost: %v", name, len(lost), ws.count(), lost)
 	}
