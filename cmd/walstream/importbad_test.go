@@ -60,6 +60,7 @@ func TestImportTrouble(t *testing.T) {
 
 	for i := range 6 { // kill -9 ever later
 		cmd := f.command("import", dir, "--backup", base)
+		cmd.Env = append(cmd.Env, "TMPDIR="+f.dir) // kill -9 leaves its copies of WAL there
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
