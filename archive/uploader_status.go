@@ -8,6 +8,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -70,7 +71,7 @@ func (u *Uploader) failed(err error, wait time.Duration) {
 	u.status.Failures++
 	u.mu.Unlock()
 	if !before {
-		u.cfg.Log.Warn().Err(err).Stringer("retry_in", wait.Round(time.Millisecond)).Msg("archiving fails; it is repeated until it succeeds")
+		u.cfg.Log.Warn().Err(err).Func(hint.Log(err)).Stringer("retry_in", wait.Round(time.Millisecond)).Msg("archiving fails; it is repeated until it succeeds")
 	}
 }
 
@@ -106,5 +107,5 @@ func (u *Uploader) stop(tli wal.Timeline, err error) {
 	u.status.Failing, u.status.LastError, u.status.LastFailure = false, err, u.cfg.Now()
 	u.status.Failures++
 	u.mu.Unlock()
-	u.cfg.Log.Error().Err(err).Stringer("timeline", tli).Msg("archiving of this timeline stops; its WAL stays in the spool")
+	u.cfg.Log.Error().Err(err).Func(hint.Log(err)).Stringer("timeline", tli).Msg("archiving of this timeline stops; its WAL stays in the spool")
 }

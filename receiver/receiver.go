@@ -150,7 +150,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 			if alarming(err) {
 				level = zerolog.ErrorLevel
 			}
-			r.cfg.Log.WithLevel(level).Err(err).Strs("hint", hint.Of(err)).Msg("not streaming, trying again")
+			r.cfg.Log.WithLevel(level).Err(err).Func(hint.Log(err)).Msg("not streaming, trying again")
 		}
 		select {
 		case <-ctx.Done():

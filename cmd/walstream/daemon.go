@@ -198,7 +198,7 @@ func (d *daemon) archiveAway(err error, _ time.Duration) {
 	d.archErr = err
 	d.mu.Unlock()
 	if first {
-		d.log.Error().Err(err).Strs("hints", hint.Of(err)).Msg("the archive cannot be opened; WAL stays in the spool and on the server until it can")
+		d.log.Error().Err(err).Func(hint.Log(err)).Msg("the archive cannot be opened; WAL stays in the spool and on the server until it can")
 	}
 }
 

@@ -5,6 +5,8 @@ package hint
 import (
 	"errors"
 	"fmt"
+
+	"github.com/rs/zerolog"
 )
 
 type hinted struct {
@@ -46,4 +48,13 @@ func Of(err error) []string {
 		err = h.err
 	}
 	return hints
+}
+
+// Log adds the hints of err to a log event, if there are any: Func(hint.Log(err)).
+func Log(err error) func(*zerolog.Event) {
+	return func(e *zerolog.Event) {
+		if hints := Of(err); len(hints) > 0 {
+			e.Strs("hint", hints)
+		}
+	}
 }

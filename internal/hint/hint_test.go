@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/internal/hint"
 )
@@ -27,6 +28,17 @@ func TestHints(t *testing.T) {
 	}
 	if err := hint.Errorf("100% pasted", "%s: %w", "object", cause); err.Error() != "object: cause" || hint.Of(err)[0] != "100% pasted" {
 		t.Errorf("%v, hints %q", err, hint.Of(err))
+	}
+}
+
+func TestLog(t *testing.T) {
+	var b strings.Builder
+	log := zerolog.New(&b)
+	cause := errors.New("cause")
+	log.Info().Func(hint.Log(cause)).Send()
+	log.Info().Func(hint.Log(hint.With(cause, "do this"))).Send()
+	if want := `{"level":"info"}` + "\n" + `{"level":"info","hint":["do this"]}` + "\n"; b.String() != want {
+		t.Errorf("got %s", b.String())
 	}
 }
 
