@@ -14,6 +14,7 @@ import (
 // one archive and spool: each time the receiver holds WAL that the restored
 // primary never had, and follows it all the same. The mistakes stay out.
 func TestPointInTimeThreeTimes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
@@ -50,6 +51,7 @@ func TestPointInTimeThreeTimes(t *testing.T) {
 // in the spool. That is refused until a person decides, and works with a
 // fresh spool.
 func TestSecondBranchNeedsAFreshSpool(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")

@@ -23,6 +23,7 @@ func (w *world) rescue(name string, ws *writers) *testkit.Cluster {
 // every commit that a client saw succeed is in the restored cluster. The
 // receiver is still running, so the last segment is only in its spool.
 func TestDisasterLosesNoAcknowledgedCommit(t *testing.T) {
+	t.Parallel()
 	for _, mb := range []int{1, 16} {
 		w := newWorld(t, testkit.Config{SegmentSizeMB: mb})
 		w.receive("--create-slot")
@@ -42,6 +43,7 @@ func TestDisasterLosesNoAcknowledgedCommit(t *testing.T) {
 // The receiver is killed again and again while clients commit; then the
 // primary is destroyed.
 func TestKilledReceiverLosesNoAcknowledgedCommit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
@@ -61,6 +63,7 @@ func TestKilledReceiverLosesNoAcknowledgedCommit(t *testing.T) {
 // The receiver's disk is lost: the slot on the primary holds what is not in
 // the archive, so a receiver with an empty spool goes on without a hole.
 func TestLostSpoolLeavesNoHole(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
@@ -79,6 +82,7 @@ func TestLostSpoolLeavesNoHole(t *testing.T) {
 // holds everything. The source's configuration names its own data directory
 // and PID file, which the restored server leaves alone.
 func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{})
 	source, pidFile := w.primary.DataDir, filepath.Join(w.dir, "pid")
 	w.primary.Configure("data_directory = '"+source+"'", "external_pid_file = '"+pidFile+"'")
@@ -100,6 +104,7 @@ func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
 // Restore, promote, receive goes on, back up, and that three times in one
 // archive and spool: each time on a timeline of its own.
 func TestRestorePromoteReceiveThreeTimes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")

@@ -73,6 +73,7 @@ func (w *world) receivewal(dir string) (done chan error) {
 // PostgreSQL's own receiver runs beside walstream, through a promotion: what
 // both have stored is the same, byte for byte.
 func TestArchiveEqualsPgReceivewal(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"wal_keep_size = 1GB"}})
 	theirs := filepath.Join(w.dir, "theirs")
 	testkit.Run(t, "mkdir", theirs)

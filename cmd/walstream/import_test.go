@@ -144,6 +144,7 @@ func basebackup(t *testing.T, c *testkit.Cluster, dir string, args ...string) st
 // with base backups in every form, become archives of walstream: restores end
 // where they end, receive goes on behind them without a hole.
 func TestImport(t *testing.T) {
+	t.Parallel()
 	f := archivedElsewhere(t)
 	f.insert(3)
 	backups := map[string]string{}

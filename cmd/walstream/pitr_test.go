@@ -37,6 +37,7 @@ func (w *world) history(n int) []step {
 }
 
 func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Checksums: true})
 	w.receive("--create-slot")
 	w.history(2)

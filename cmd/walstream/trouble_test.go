@@ -139,6 +139,7 @@ func (p *replay) damages(t *testing.T) []damage {
 // of WAL, and promotes. Whatever happens while it replays, it must stop
 // instead, and complete once that is mended.
 func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
+	t.Parallel()
 	p := newReplay(t)
 	stops := func(t *testing.T, d damage, restored string) {
 		c := p.to(t, cmp.Or(d.at, p.middle.Name(mib)), restored, false)
