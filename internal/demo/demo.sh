@@ -95,6 +95,7 @@ start_server() { # start_server DATADIR LOG
 	pg_ctl -D "$1" -l "$2" -w -t 60 -s start
 }
 is_sync() { [ "$(sql "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'walstream'")" = sync ]; }
+alone() { [ "$(sql "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")" = 1 ]; }
 promoted() { [ "$(sql "SELECT pg_is_in_recovery()")" = f ]; }
 settled() { promoted || [ "$(sql "SELECT pg_get_wal_replay_pause_state()" 2>/dev/null || sql "SELECT CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END")" = paused ]; }
 
@@ -148,6 +149,7 @@ await 60 "orders" enough 1000000 500
 for pid in "${writers[@]}"; do kill "$pid" 2>/dev/null || true; done
 wait "${writers[@]}" 2>/dev/null || true
 writers=()
+await 30 "the last orders to be committed" alone
 before=$(sql "SELECT count(*) FROM orders")
 moment=$(sql "SELECT clock_timestamp()::timestamptz(3)")
 echo "  $before orders at $moment"
@@ -179,7 +181,7 @@ postmaster=$(head -1 primary/postmaster.pid)
 children=$(cat "/proc/$postmaster/task/$postmaster/children")
 # shellcheck disable=SC2086 # a list of process IDs
 kill -9 "$postmaster" $children 2>/dev/null || true
-rm -rf primary
+rm -rf primary .s.PGSQL.5432*
 wait "${writers[@]}" 2>/dev/null || true
 writers=()
 cat acked.2000000.* | grep '^[0-9][0-9]*$' | sort >acked
