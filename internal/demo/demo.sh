@@ -95,7 +95,7 @@ start_server() { # start_server DATADIR LOG
 	pg_ctl -D "$1" -l "$2" -w -t 60 -s start
 }
 is_sync() { [ "$(sql "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'walstream'")" = sync ]; }
-alone() { [ "$(sql "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")" = 1 ]; }
+alone() { [ "$(sql "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'psql'")" = 1 ]; }
 promoted() { [ "$(sql "SELECT pg_is_in_recovery()")" = f ]; }
 settled() { promoted || [ "$(sql "SELECT pg_get_wal_replay_pause_state()" 2>/dev/null || sql "SELECT CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END")" = paused ]; }
 
