@@ -133,11 +133,11 @@ func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 }
 
 func TestRelativePaths(t *testing.T) {
-	l := load(t, Sources{Dir: "/work", Flags: map[string]string{"archive": "a/b"}, Environ: []string{"WALSTREAM_SPOOL=../s"}})
-	if l.Archive != "/work/a/b" || l.SpoolDir != "/s" {
+	l := load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "a/b"}, Environ: []string{"WALSTREAM_SPOOL=../s"}})
+	if l.Archive != "/home/a/b" || l.SpoolDir != "/s" {
 		t.Errorf("archive %q, spool %q", l.Archive, l.SpoolDir)
 	}
-	l = load(t, Sources{Dir: "/work", Flags: map[string]string{"archive": "file:///a"}})
+	l = load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "file:///a"}})
 	if l.Archive != "file:///a" {
 		t.Errorf("archive %q", l.Archive)
 	}
