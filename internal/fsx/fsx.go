@@ -62,8 +62,8 @@ type File interface {
 	Datasync() error
 }
 
-// OS is the operating system's file system.
-type OS struct{}
+// disk is the operating system's file system, see [OS].
+type disk struct{}
 
 type osFile struct{ *os.File }
 
@@ -93,36 +93,36 @@ func open(name string, flag int, perm fs.FileMode) (File, error) {
 }
 
 // Open implements [FS].
-func (OS) Open(name string) (File, error) { return open(name, os.O_RDONLY, 0) }
+func (disk) Open(name string) (File, error) { return open(name, os.O_RDONLY, 0) }
 
 // OpenRW implements [FS].
-func (OS) OpenRW(name string) (File, error) { return open(name, os.O_RDWR, 0) }
+func (disk) OpenRW(name string) (File, error) { return open(name, os.O_RDWR, 0) }
 
 // Create implements [FS].
-func (OS) Create(name string, perm fs.FileMode) (File, error) {
+func (disk) Create(name string, perm fs.FileMode) (File, error) {
 	return open(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 }
 
 // Mkdir implements [FS].
-func (OS) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
+func (disk) Mkdir(name string, perm fs.FileMode) error { return os.Mkdir(name, perm) }
 
 // Rename implements [FS].
-func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+func (disk) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
 
 // Link implements [FS].
-func (OS) Link(oldName, newName string) error { return os.Link(oldName, newName) }
+func (disk) Link(oldName, newName string) error { return os.Link(oldName, newName) }
 
 // Remove implements [FS].
-func (OS) Remove(name string) error { return os.Remove(name) }
+func (disk) Remove(name string) error { return os.Remove(name) }
 
 // ReadDir implements [FS].
-func (OS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+func (disk) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 
 // Stat implements [FS].
-func (OS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+func (disk) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
 
 // SyncDir implements [FS].
-func (OS) SyncDir(name string) error {
+func (disk) SyncDir(name string) error {
 	d, err := os.Open(name)
 	if err != nil {
 		return err
