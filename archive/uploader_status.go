@@ -21,9 +21,9 @@ type UploaderStatus struct {
 	Failures    int64 // attempts that failed
 	LastSuccess time.Time
 	LastFailure time.Time
-	LastError   error // of LastFailure
-	// Failing says that the last attempt failed and is being repeated.
-	Failing bool
+	// Failure is why the last attempt failed; it is being repeated. Nil when
+	// it succeeded.
+	Failure *hint.Failure
 	// Confirmed is the end of the newest confirmed segment by timeline.
 	Confirmed map[wal.Timeline]wal.LSN
 	// Stopped holds the timelines that are not archived any more, and why:
@@ -66,11 +66,12 @@ func (u *Uploader) retry(ctx context.Context, op func() error) error {
 
 func (u *Uploader) failed(err error, wait time.Duration) {
 	u.mu.Lock()
-	before := u.status.Failing
-	u.status.Failing, u.status.LastError, u.status.LastFailure = true, err, u.cfg.Now()
+	before := u.status.Failure
+	u.status.LastFailure = u.cfg.Now()
+	u.status.Failure = before.Again(err, u.status.LastFailure)
 	u.status.Failures++
 	u.mu.Unlock()
-	if !before {
+	if before == nil {
 		u.cfg.Log.Warn().Err(err).Func(hint.Log(err)).Stringer("retry_in", wait.Round(time.Millisecond)).Msg("archiving fails; it is repeated until it succeeds")
 	}
 }
@@ -78,8 +79,8 @@ func (u *Uploader) failed(err error, wait time.Duration) {
 // confirmed counts a piece that is durable in the archive.
 func (u *Uploader) confirmed(j *job) {
 	u.mu.Lock()
-	before := u.status.Failing
-	u.status.Failing, u.status.LastSuccess = false, u.cfg.Now()
+	before := u.status.Failure
+	u.status.Failure, u.status.LastSuccess = nil, u.cfg.Now()
 	if j.sealed.Complete {
 		u.status.Segments++
 		u.status.Confirmed[j.piece.ID.Timeline] = j.piece.ID.End(u.a.identity.SegmentSize)
@@ -87,7 +88,7 @@ func (u *Uploader) confirmed(j *job) {
 		u.status.Tails++
 	}
 	u.mu.Unlock()
-	if before {
+	if before != nil {
 		u.cfg.Log.Info().Str("object", j.piece.Name(u.a.identity.SegmentSize)).Msg("archiving succeeds again")
 	}
 }
@@ -104,7 +105,7 @@ func (u *Uploader) stop(tli wal.Timeline, err error) {
 	if u.status.Stopped[tli] == nil {
 		u.status.Stopped[tli] = err
 	}
-	u.status.Failing, u.status.LastError, u.status.LastFailure = false, err, u.cfg.Now()
+	u.status.Failure, u.status.LastFailure = nil, u.cfg.Now()
 	u.status.Failures++
 	u.mu.Unlock()
 	u.cfg.Log.Error().Err(err).Func(hint.Log(err)).Stringer("timeline", tli).Msg("archiving of this timeline stops; its WAL stays in the spool")

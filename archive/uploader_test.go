@@ -46,7 +46,7 @@ func TestUploader(t *testing.T) {
 			}
 		}
 		s := u.up.Status()
-		if s.Segments != 5 || s.Failures != 0 || s.LastError != nil || s.Failing || s.LastSuccess.IsZero() || s.Confirmed[1] != 0x600000 {
+		if s.Segments != 5 || s.Failures != 0 || s.Failure != nil || s.LastSuccess.IsZero() || s.Confirmed[1] != 0x600000 {
 			t.Errorf("status %+v", s)
 		}
 	})
@@ -64,7 +64,7 @@ func TestUploaderRetries(t *testing.T) {
 		u.run(time.Hour)
 		u.wantConfirmed()
 		s := u.up.Status()
-		if !s.Failing || !errors.Is(s.LastError, down) || s.Failures < 100 || !s.LastSuccess.IsZero() || s.LastFailure.IsZero() {
+		if s.Failure.String() != down.Error() || s.Failures < 100 || s.Failure.Count != s.Failures || s.Failure.Last != s.LastFailure || s.LastFailure.Sub(s.Failure.Since) < 50*time.Minute || !s.LastSuccess.IsZero() || s.LastFailure.IsZero() {
 			t.Errorf("status after an hour without the store: %+v", s)
 		}
 		if u.waiting() != 2 || len(s.Stopped) != 0 {
@@ -84,7 +84,7 @@ func TestUploaderRetries(t *testing.T) {
 		}
 		u.run(time.Hour)
 		u.wantConfirmed("1:0/200000", "1:0/300000")
-		if s := u.up.Status(); s.Failing || s.Segments != 2 || s.Failures != 19 {
+		if s := u.up.Status(); s.Failure != nil || s.Segments != 2 || s.Failures != 19 {
 			t.Errorf("status after the store came back: %+v", s)
 		}
 	})

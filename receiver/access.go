@@ -23,6 +23,8 @@ type slotAccess interface {
 	// returns where it is then; its own position counts as use of the slot.
 	// It never goes beyond what the server has flushed.
 	advance(context.Context, segment.Position) (wal.LSN, error)
+	// syncStates is for HoldStatus.
+	syncStates(context.Context) (map[uint32]string, error)
 	close()
 }
 
@@ -72,6 +74,22 @@ func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, 
 		return 0, err
 	}
 	return wal.ParseLSN(rows[0][0])
+}
+
+func (a *sqlAccess) syncStates(ctx context.Context) (map[uint32]string, error) {
+	rows, err := a.conn.Rows(ctx, "SELECT pid, sync_state FROM pg_catalog.pg_stat_replication WHERE sync_state IS NOT NULL")
+	if err != nil {
+		return nil, err
+	}
+	states := map[uint32]string{}
+	for _, row := range rows {
+		pid, err := strconv.ParseUint(row[0], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("pg_stat_replication: %w", err)
+		}
+		states[uint32(pid)] = row[1]
+	}
+	return states, nil
 }
 
 func (a *sqlAccess) close() { a.conn.Done() }
@@ -162,5 +180,7 @@ func await[T pgproto3.BackendMessage](ctx context.Context, conn *pg.Conn) error 
 		}
 	}
 }
+
+func (a protocolAccess) syncStates(context.Context) (map[uint32]string, error) { return nil, nil }
 
 func (a protocolAccess) close() {} // its connections are short

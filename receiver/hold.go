@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -42,8 +43,13 @@ type HoldStatus struct {
 	// Target is the position the slot may move to.
 	Target wal.LSN `json:"target_lsn,omitempty"`
 	// Looked is when the server last answered.
-	Looked    time.Time `json:"looked,omitzero"`
-	LastError string    `json:"last_error,omitempty"`
+	Looked time.Time `json:"looked,omitzero"`
+	// SyncStates is the sync_state in pg_stat_replication of each walsender,
+	// by its process, when the slot was last looked at. It is nil where SQL,
+	// and empty where these details (pg_read_all_stats), are not allowed.
+	SyncStates map[uint32]string `json:"-"`
+	// Failure is why the slot cannot be looked at or moved.
+	Failure *hint.Failure `json:"failure,omitempty"`
 	// Recreated counts how often the slot was found missing or lost; WAL
 	// that was not archived may have gone each time.
 	Recreated int `json:"recreated"`
@@ -150,20 +156,28 @@ func (h *HoldSlot) look(ctx context.Context) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err == nil || errors.Is(err, context.Canceled) {
+		h.status.Failure = nil
+		return
 	}
-	if err != nil && text != h.status.LastError && !errors.Is(err, context.Canceled) {
+	before := h.status.Failure
+	h.status.Failure = before.Again(err, time.Now())
+	if before == nil || before.Error != h.status.Failure.Error {
 		h.log.Warn().Err(err).Msg("slot not moved, trying again")
 	}
-	h.status.LastError = text
 }
 
 func (h *HoldSlot) keep(ctx context.Context) error {
 	if err := h.connect(ctx); err != nil {
 		return err
 	}
+	states, err := h.access.syncStates(ctx)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.status.SyncStates = states
+	h.mu.Unlock()
 	st, err := h.access.read(ctx)
 	if err != nil {
 		return err

@@ -187,11 +187,11 @@ func TestServerCrash(t *testing.T) {
 	g := newRig(t, dir, rigConfig(c.Conninfo()), nil)
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 10000) i")
 	c.Stop(syscall.SIGKILL)
-	g.wait("the loss of the server", func(st Status) bool { return st.State == Waiting })
+	g.wait("the loss of the server", func(st Status) bool { return st.State == Waiting && st.Failure != nil })
 	c.Start()
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 10000)")
 	g.waitFlushed(currentLSN(t, c))
-	if st := g.Status(); st.Reconnects == 0 || st.LastError == "" || st.Alarm != "" {
+	if st := g.Status(); st.Reconnects == 0 || st.Failure != nil || st.Alarm != "" {
 		t.Errorf("after a reconnect: %+v", st)
 	}
 	g.stop()
@@ -305,7 +305,9 @@ func TestRefusals(t *testing.T) {
 	}
 	c.Stop(syscall.SIGINT)
 	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), nil)
-	g.wait("a few tries", func(st Status) bool { return st.Reconnects > 1 && st.LastError != "" })
+	g.wait("a few tries", func(st Status) bool {
+		return st.Reconnects > 1 && st.Failure != nil && st.Failure.Count > 2 && st.Failure.Since.Before(st.Failure.Last)
+	})
 	c.Start()
 	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
 	g.stop()

@@ -96,7 +96,7 @@ func (g *rig) wait(what string, done func(Status) bool) {
 			g.t.Fatalf("waiting for %s: Run returned %v", what, g.err)
 		default:
 		}
-		return done(st), string(st.State) + " " + st.Received.String() + " " + st.LastError
+		return done(st), string(st.State) + " " + st.Received.String() + " " + st.Failure.String()
 	})
 }
 

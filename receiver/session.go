@@ -51,7 +51,7 @@ func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Durat
 	if err != nil {
 		return step{}, 0, err
 	}
-	r.board.connected(conn.Address(), conn.ParameterStatus("server_version"), sys.FlushLSN)
+	r.board.connected(conn, sys.FlushLSN)
 	if err := r.accept(ctx, conn, id); err != nil {
 		return step{}, 0, err
 	}

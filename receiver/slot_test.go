@@ -131,7 +131,7 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 		from := time.Now()
 		testkit.Wait(t, "a look at the slot", func() (bool, string) {
 			st := hold.Status()
-			return st.Looked.After(from) && st.LastError == "", st.LastError
+			return st.Looked.After(from) && st.Failure == nil, st.Failure.String()
 		})
 	}
 
@@ -167,7 +167,9 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 		_, err := c.Query("SELECT pg_drop_replication_slot('" + cfg.Slot + "')")
 		return err == nil, fmt.Sprint(err)
 	})
-	testkit.Wait(t, "a new slot", func() (bool, string) { return restart() != 0 && hold.Status().Recreated == 1, hold.Status().LastError })
+	testkit.Wait(t, "a new slot", func() (bool, string) {
+		return restart() != 0 && hold.Status().Recreated == 1, hold.Status().Failure.String()
+	})
 
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 30000)")
 	g.waitFlushed(currentLSN(t, c))
@@ -222,7 +224,7 @@ func holdSlotLost(t *testing.T, major int, way string, lose func(*testing.T, *te
 	go func() { done <- g.HoldSlot().Run(ctx) }()
 	testkit.Wait(t, "a new slot", func() (bool, string) {
 		st := g.HoldSlot().Status()
-		return st.Recreated == 1 && st.Holds(), st.LastError
+		return st.Recreated == 1 && st.Holds(), st.Failure.String()
 	})
 	if got := c.Psql(t, "SELECT wal_status FROM pg_replication_slots"); got != "reserved" {
 		t.Errorf("the new slot is %s", got)

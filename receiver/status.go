@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -20,12 +22,13 @@ const (
 )
 
 // Status is what a receiver knows about itself. Whether the server counts it
-// as synchronous is not told by the protocol; only pg_stat_replication does.
+// as synchronous is not told by the protocol: see [HoldStatus].
 type Status struct {
 	State         State        `json:"state"`
 	Since         time.Time    `json:"since"` // of State
 	Server        string       `json:"server,omitempty"`
 	ServerVersion string       `json:"server_version,omitempty"`
+	BackendPID    uint32       `json:"backend_pid,omitempty"` // of the walsender
 	Timeline      wal.Timeline `json:"timeline,omitempty"`
 	// Received and Flushed are ends: one past the last byte. Flushed is
 	// durable here.
@@ -33,10 +36,16 @@ type Status struct {
 	Flushed   wal.LSN `json:"flushed_lsn,omitempty"`
 	ServerLSN wal.LSN `json:"server_lsn,omitempty"`
 	// LastMessage is when the server last said something.
-	LastMessage   time.Time `json:"last_message,omitzero"`
-	Reconnects    int64     `json:"reconnects"` // tries after the first
-	LastError     string    `json:"last_error,omitempty"`
-	LastErrorTime time.Time `json:"last_error_time,omitzero"`
+	LastMessage time.Time `json:"last_message,omitzero"`
+	// LastFlush is when Flushed last rose. The server is told at once.
+	LastFlush time.Time `json:"last_flush,omitzero"`
+	// CaughtUp is a time for which all WAL that the server had flushed by
+	// then, as far as it said, is durable here: now, while nothing is missing.
+	CaughtUp      time.Time `json:"caught_up,omitzero"`
+	ReceivedBytes int64     `json:"received_bytes"` // of WAL, since the start, repeated ones too
+	Reconnects    int64     `json:"reconnects"`     // tries after the first
+	// Failure is why there is no stream; nil while there is one.
+	Failure *hint.Failure `json:"failure,omitempty"`
 	// Alarm is set while the server is one that must not be acknowledged
 	// to: behind what is durable here, or on another branch.
 	Alarm string `json:"alarm,omitempty"`
@@ -58,6 +67,10 @@ type board struct {
 	now func() time.Time
 	mu  sync.Mutex
 	st  Status
+	// goal is where the server was at goalAt, for CaughtUp.
+	goal   wal.LSN
+	goalAt time.Time
+	tried  bool // to connect
 }
 
 func newBoard(now func() time.Time) *board {
@@ -67,7 +80,11 @@ func newBoard(now func() time.Time) *board {
 func (b *board) read() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.st
+	st := b.st
+	if st.State == Streaming && st.Flushed >= st.ServerLSN {
+		st.CaughtUp = b.now()
+	}
+	return st
 }
 
 func (b *board) update(change func(*Status)) {
@@ -87,13 +104,15 @@ func (b *board) state(s State) {
 // streaming records that the server sends WAL of timeline tli.
 func (b *board) streaming(tli wal.Timeline) {
 	b.state(Streaming)
-	b.update(func(st *Status) { st.Timeline, st.Alarm = tli, "" })
+	b.update(func(st *Status) { st.Timeline, st.Alarm, st.Failure = tli, "", nil })
 }
 
 // connected records where the connection leads.
-func (b *board) connected(server, version string, flush wal.LSN) {
+func (b *board) connected(conn *pg.Conn, flush wal.LSN) {
 	b.update(func(st *Status) {
-		st.Server, st.ServerVersion, st.ServerLSN = server, version, flush
+		st.Server, st.BackendPID, st.ServerLSN = conn.Address(), conn.PID(), flush
+		st.ServerVersion = conn.ParameterStatus("server_version")
+		b.goal, b.goalAt = 0, st.CaughtUp // it may be another server
 	})
 }
 
@@ -111,9 +130,10 @@ func (b *board) resuming(at segment.Position, held bool) {
 // connecting records the beginning of another try.
 func (b *board) connecting() {
 	b.update(func(st *Status) {
-		if st.LastError != "" || !st.LastMessage.IsZero() {
+		if b.tried {
 			st.Reconnects++
 		}
+		b.tried = true
 	})
 	b.state(Connecting)
 }
@@ -121,8 +141,8 @@ func (b *board) connecting() {
 // failed records why there is no stream; it says whether that is news.
 func (b *board) failed(err error) (news bool) {
 	b.update(func(st *Status) {
-		news = st.State == Streaming || st.LastError != err.Error()
-		st.LastError, st.LastErrorTime = err.Error(), b.now()
+		news = st.Failure == nil || st.Failure.Error != err.Error()
+		st.Failure = st.Failure.Again(err, b.now())
 		if alarming(err) {
 			st.Alarm = err.Error()
 		}
@@ -131,11 +151,36 @@ func (b *board) failed(err error) (news bool) {
 	return news
 }
 
-// heard records a message of the server and what it said about its end.
-func (b *board) heard(received, server wal.LSN) {
+// heard records a message of the server with n bytes of WAL and what it said
+// about its end.
+func (b *board) heard(n int, received, server wal.LSN) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.st.ReceivedBytes += int64(n)
 	b.st.Received = max(b.st.Received, received)
 	b.st.ServerLSN = max(b.st.ServerLSN, server)
 	b.st.LastMessage = b.now()
+	b.compare()
+}
+
+// flushed records up to where all is durable.
+func (b *board) flushed(lsn wal.LSN) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if lsn > b.st.Flushed {
+		b.st.Flushed, b.st.LastFlush = lsn, b.now()
+		b.compare()
+	}
+}
+
+// compare sees whether what the server had some time ago is durable; the next
+// goal is what it has now.
+func (b *board) compare() {
+	for range 2 { // the next one may be reached too
+		if b.st.Flushed < b.goal {
+			return
+		}
+		b.st.CaughtUp = b.goalAt
+		b.goal, b.goalAt = b.st.ServerLSN, b.st.LastMessage
+	}
 }

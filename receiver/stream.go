@@ -137,7 +137,7 @@ func (s *stream) copyData(body []byte) error {
 		if err != nil {
 			return err
 		}
-		s.board.heard(s.next, end)
+		s.board.heard(0, s.next, end)
 		if reply {
 			return s.fb.send(false)
 		}
@@ -166,7 +166,7 @@ func (s *stream) append(m walData) error {
 	}
 	s.next += wal.LSN(len(m.data))
 	s.fb.received.Store(uint64(s.next))
-	s.board.heard(s.next, m.serverEnd)
+	s.board.heard(len(m.data), s.next, m.serverEnd)
 	select {
 	case s.dirty <- struct{}{}:
 	default: // the flusher has been told already
@@ -215,7 +215,7 @@ func (s *stream) sync() error {
 		return fromSink(err)
 	}
 	s.fb.durable.Store(uint64(durable))
-	s.board.update(func(st *Status) { st.Flushed = max(st.Flushed, s.fb.flushed()) })
+	s.board.flushed(s.fb.flushed())
 	return nil
 }
 

@@ -162,7 +162,7 @@ func TestSilentServer(t *testing.T) {
 	cfg.SilenceTimeout = 200 * time.Millisecond
 	g := newRig(t, spoolDir(t), cfg, nil)
 	g.wait("a second try", func(st Status) bool {
-		return len(f.commands()) > 1 && strings.Contains(st.LastError, "no message for 200ms")
+		return len(f.commands()) > 1 && strings.Contains(st.Failure.String(), "no message for 200ms")
 	})
 	if len(asked) < 2 {
 		t.Errorf("the server was asked %d times for an answer", len(asked))
@@ -336,7 +336,7 @@ func TestNoCopyBoth(t *testing.T) {
 		s.complete()
 	})
 	g := newRig(t, spoolDir(t), rigConfig(f.conninfo()), nil)
-	g.wait("the error", func(st Status) bool { return strings.Contains(st.LastError, "not at its end") })
+	g.wait("the error", func(st Status) bool { return strings.Contains(st.Failure.String(), "not at its end") })
 	if n := len(f.commands()); n > 5 {
 		t.Errorf("%d tries at once", n)
 	}
@@ -441,6 +441,6 @@ func TestWrongPosition(t *testing.T) {
 		s.linger()
 	})
 	g := newRig(t, spoolDir(t), rigConfig(f.conninfo()), nil)
-	g.wait("the refusal", func(st Status) bool { return strings.Contains(st.LastError, "want 0/100000") })
+	g.wait("the refusal", func(st Status) bool { return strings.Contains(st.Failure.String(), "want 0/100000") })
 	g.stop()
 }

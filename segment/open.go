@@ -26,6 +26,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 		id:      cfg.Identity,
 		size:    cfg.Identity.SegmentSize,
 		log:     cfg.Log,
+		onFlush: cfg.OnFlush,
 		zeros:   make([]byte, MinSize),
 		saved:   map[wal.Timeline]savedHistory{},
 		ended:   map[wal.Timeline]wal.LSN{},

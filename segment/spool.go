@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/rs/zerolog"
@@ -18,7 +19,10 @@ type SpoolConfig struct {
 	Dir      string
 	FS       fsx.FS // nil means the operating system's
 	Identity Identity
-	Log      zerolog.Logger
+	// OnFlush, if set, is told how long each fdatasync of received WAL took.
+	// It is called by Sync and Append, and holds them up.
+	OnFlush func(time.Duration)
+	Log     zerolog.Logger
 }
 
 // Position is a place in the WAL: everything of Timeline before LSN.
@@ -46,12 +50,13 @@ type Usage struct {
 // retried fsync a success although the data is gone. A new process recovers.
 // Next and Release go on working.
 type Spool struct {
-	dir  string
-	fsys fsx.FS
-	id   Identity
-	size Size
-	log  zerolog.Logger
-	lock *flock.Flock // nil on another file system than the OS's
+	dir     string
+	fsys    fsx.FS
+	id      Identity
+	size    Size
+	log     zerolog.Logger
+	onFlush func(time.Duration)
+	lock    *flock.Flock // nil on another file system than the OS's
 
 	zeros []byte // to fill new files with; never written to
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/wal"
@@ -45,8 +46,12 @@ func (s *Spool) sync() error {
 	if err != nil || upTo == durable {
 		return err
 	}
+	began := time.Now()
 	if err := open.f.Datasync(); err != nil {
 		return s.fail(err)
+	}
+	if s.onFlush != nil {
+		s.onFlush(time.Since(began))
 	}
 	s.mu.Lock()
 	s.durable = upTo

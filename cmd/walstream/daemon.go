@@ -37,7 +37,7 @@ type daemon struct {
 	spool    *segment.Spool
 	arch     *archive.Archive
 	up       *archive.Uploader
-	archErr  error // why arch is not open
+	archAway *hint.Failure // why arch is not open
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
@@ -153,7 +153,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 		Archive: arch, Source: d.spool, Level: level, OnConfirmed: d.confirmed, Log: d.log,
 	})
 	d.mu.Lock()
-	d.arch, d.up, d.archErr = arch, up, nil
+	d.arch, d.up, d.archAway = arch, up, nil
 	d.mu.Unlock()
 	return up.Run(ctx)
 }
@@ -194,8 +194,8 @@ func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
 
 func (d *daemon) archiveAway(err error, _ time.Duration) {
 	d.mu.Lock()
-	first := d.archErr == nil
-	d.archErr = err
+	first := d.archAway == nil
+	d.archAway = d.archAway.Again(err, time.Now())
 	d.mu.Unlock()
 	if first {
 		d.log.Error().Err(err).Func(hint.Log(err)).Msg("the archive cannot be opened; WAL stays in the spool and on the server until it can")

@@ -16,6 +16,7 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/wal"
 )
@@ -32,21 +33,17 @@ func (d *daemon) status() statusView {
 		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir}, Problems: []string{},
 	}
 	d.mu.Lock()
-	spool, up, archErr := d.spool, d.up, d.archErr
+	spool, up, away := d.spool, d.up, d.archAway
 	d.mu.Unlock()
 	if spool != nil {
 		u := spool.Usage()
 		v.Spool.Bytes, v.Spool.Waiting = u.Bytes, u.Waiting
 	}
-	if archErr != nil {
-		v.Archive.Failing, v.Archive.LastError = true, archErr.Error()
-	}
+	v.Archive.Failure = away
 	if up != nil {
 		s := up.Status()
-		v.Archive.LastSuccess, v.Archive.LastFailure, v.Archive.Failing, v.Archive.Segments = s.LastSuccess, s.LastFailure, s.Failing, s.Segments
-		if s.LastError != nil {
-			v.Archive.LastError = s.LastError.Error()
-		}
+		v.Archive.LastSuccess, v.Archive.LastFailure, v.Archive.Failure = s.LastSuccess, s.LastFailure, s.Failure
+		v.Archive.Segments, v.Archive.Failures = s.Segments, s.Failures
 		v.Archive.Stopped = map[wal.Timeline]string{}
 		for tli, err := range s.Stopped {
 			v.Archive.Stopped[tli] = err.Error()
@@ -59,8 +56,11 @@ func (d *daemon) status() statusView {
 
 // inUTC turns every time of the view into what --json promises.
 func (v *statusView) inUTC() {
-	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastErrorTime, &v.Slot.Looked, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
+	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
 		*t = t.UTC()
+	}
+	for _, f := range []**hint.Failure{&v.Failure, &v.Slot.Failure, &v.Archive.Failure} {
+		*f = (*f).InUTC()
 	}
 }
 
@@ -68,7 +68,7 @@ func (v *statusView) inUTC() {
 func (v *statusView) findProblems() {
 	add := func(format string, args ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, args...)) }
 	if v.State != receiver.Streaming {
-		add("not streaming: %s", cmp.Or(v.LastError, "still connecting"))
+		add("not streaming: %s", cmp.Or(v.Failure.String(), "still connecting"))
 	}
 	if v.Alarm != "" {
 		add("%s", v.Alarm)
@@ -79,8 +79,8 @@ func (v *statusView) findProblems() {
 	if v.Slot != nil && !v.Slot.Looked.IsZero() && !v.Slot.Holds() {
 		add("slot %s keeps no WAL", v.Slot.Name)
 	}
-	if v.Archive.Failing {
-		add("archiving fails: %s", v.Archive.LastError)
+	if v.Archive.Failure != nil {
+		add("archiving fails: %s", v.Archive.Failure)
 	}
 	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
 		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])

@@ -43,9 +43,10 @@ type archiveView struct {
 	Location    string    `json:"location"`
 	LastSuccess time.Time `json:"last_success,omitzero"`
 	LastFailure time.Time `json:"last_failure,omitzero"`
-	LastError   string    `json:"last_error,omitempty"`
-	Failing     bool      `json:"failing"`
 	Segments    int64     `json:"segments"` // stored by this process
+	Failures    int64     `json:"failures"` // of tries to store something
+	// Failure is why nothing is stored now, or the archive cannot be opened.
+	Failure *hint.Failure `json:"failure,omitempty"`
 	// Stopped holds the timelines that are not archived any more, and why.
 	Stopped map[wal.Timeline]string `json:"stopped,omitempty"`
 }
@@ -86,8 +87,8 @@ func (a *app) status(ctx context.Context) error {
 	if archErr == nil {
 		v.Recoverable, archErr = sourceToLookAt(c, arch).Windows(ctx)
 	}
-	if archErr != nil && v.Archive.LastError == "" {
-		v.Archive.LastError = archErr.Error()
+	if archErr != nil && v.Archive.Failure == nil {
+		v.Archive.Failure = v.Archive.Failure.Again(archErr, time.Now().UTC())
 	}
 	if err := a.printStatus(v); err != nil {
 		return err
