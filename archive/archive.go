@@ -111,22 +111,23 @@ func (a *Archive) Identity() Identity { return a.identity }
 // Store is where the archive lies.
 func (a *Archive) Store() Store { return a.store }
 
-// PutHistory stores the history file of a timeline, byte for byte. The same
-// bytes may be stored again; others are a [*ConflictError].
+// PutHistory stores the history file of a timeline, byte for byte. One that
+// says the same may be stored already; another is a [*ConflictError].
 func (a *Archive) PutHistory(ctx context.Context, tli wal.Timeline, body []byte) error {
 	name := HistoryName(tli)
-	if _, err := segment.ParseHistory(tli, body); err != nil {
+	h, err := segment.ParseHistory(tli, body)
+	if err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
 	}
-	err := a.store.Put(ctx, name, bytes.NewReader(body))
+	err = a.store.Put(ctx, name, bytes.NewReader(body))
 	if !errors.Is(err, ErrExists) {
 		return err
 	}
-	have, err := readSmall(ctx, a.store, name)
+	stored, have, err := a.History(ctx, tli)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(have, body) {
+	if !stored.Equal(h) {
 		return conflict(name, have, body)
 	}
 	return a.store.Confirm(ctx, name)

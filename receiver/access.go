@@ -107,7 +107,7 @@ func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 		return SlotState{}, err
 	}
 	defer conn.Done()
-	return a.h.slot.read(ctx, conn)
+	return a.h.at.slot.read(ctx, conn)
 }
 
 func (a protocolAccess) position(ctx context.Context) (segment.Position, error) {
@@ -120,9 +120,6 @@ func (a protocolAccess) position(ctx context.Context) (segment.Position, error) 
 	return segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}, err
 }
 
-// advance streams from the server's end, so that hardly any WAL comes. The
-// server would move the slot backward, or ahead of itself: both are prevented
-// here.
 func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.LSN, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
@@ -136,25 +133,40 @@ func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.
 	if sys.Timeline != pos.Timeline {
 		return 0, fmt.Errorf("the server has changed from timeline %s to %s", pos.Timeline, sys.Timeline)
 	}
+	return a.h.at.slot.moveByProtocol(ctx, conn, sys, pos.LSN)
+}
+
+// moveByProtocol streams from the server's end, so that hardly any WAL comes.
+// The server would move the slot backward, or ahead of itself: both are
+// prevented here.
+func (s Slot) moveByProtocol(ctx context.Context, conn *pg.Conn, sys pg.System, to wal.LSN) (wal.LSN, error) {
 	front := conn.Frontend()
 	front.Send(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT "%s" PHYSICAL %s TIMELINE %s`,
-		a.h.slot.Name, sys.FlushLSN, sys.Timeline)})
+		s.Name, sys.FlushLSN, sys.Timeline)})
 	if err := front.Flush(); err != nil {
 		return 0, err
 	}
-	err = await[*pgproto3.CopyBothResponse](ctx, conn)
+	err := await[*pgproto3.CopyBothResponse](ctx, conn)
 	if pg.Code(err) == pg.CodeObjectNotReady { // it is physical: read has seen to that
-		return 0, fmt.Errorf("%w: %w", errInvalidated, err)
+		err = fmt.Errorf("%w: %w", errInvalidated, err)
+	}
+	if pg.Code(err) != "" { // the connection goes on
+		return 0, errors.Join(err, await[*pgproto3.ReadyForQuery](ctx, conn))
 	}
 	if err != nil {
 		return 0, err
 	}
 	// From here on the slot is ours: nobody moves it after it was read.
-	state, err := a.read(ctx)
+	second, err := pg.ConnectReplication(ctx, s.Options)
 	if err != nil {
 		return 0, err
 	}
-	to := max(min(pos.LSN, sys.FlushLSN), state.RestartLSN)
+	defer second.Done()
+	state, err := s.read(ctx, second)
+	if err != nil {
+		return 0, err
+	}
+	to = max(min(to, sys.FlushLSN), state.RestartLSN)
 	status := appendStatus(nil, to, to, time.Now(), false)
 	front.Send(&pgproto3.CopyData{Data: status[5:]}) // the driver frames it
 	front.Send(&pgproto3.CopyDone{})

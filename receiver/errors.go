@@ -48,6 +48,9 @@ func (e *BranchError) Error() string {
 	if e.Server < e.Ours {
 		return fmt.Sprintf("the server is on timeline %s, older than %s, which was received already: an old primary that came back", e.Server, e.Ours)
 	}
+	if e.Server == e.Ours {
+		return fmt.Sprintf("the server's timeline %s forked off elsewhere than the one that was received", e.Server)
+	}
 	return fmt.Sprintf("the server is on timeline %s, which does not descend from %s", e.Server, e.Ours)
 }
 
@@ -56,7 +59,8 @@ func (e *BranchError) Error() string {
 func alarming(err error) bool {
 	var behind *BehindError
 	var branch *BranchError
-	return errors.As(err, &behind) || errors.As(err, &branch)
+	var superseded *pg.SupersededError
+	return errors.As(err, &behind) || errors.As(err, &branch) || errors.As(err, &superseded)
 }
 
 var errServerShutdown = errors.New("the server has shut down")

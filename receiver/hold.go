@@ -20,18 +20,19 @@ import (
 // and only forward, in any case looked at and touched regularly: a slot that
 // is missing or has lost its WAL is made anew.
 type HoldSlot struct {
-	slot  Slot
 	every time.Duration
 	log   zerolog.Logger
 	ready chan struct{} // closed by follow
 	wake  chan struct{} // Advance was called
 
-	access slotAccess // Run's alone, like noSQL
+	access slotAccess // Run's alone, like the next two
+	at     holdPlace  // where access leads
 	noSQL  bool       // the server lets us use the replication protocol only
 
 	identity segment.Identity // set before ready is closed
 
 	mu      sync.Mutex
+	slot    Slot            // of the server that is followed
 	history segment.History // of the server's timeline
 	target  segment.Position
 	status  HoldStatus
@@ -63,17 +64,30 @@ func newHoldSlot(slot Slot, every time.Duration, log zerolog.Logger) *HoldSlot {
 	}
 }
 
-// follow says that the server was found to be the right one, and what its
-// timeline is now.
-func (h *HoldSlot) follow(id segment.Identity, history segment.History) {
+// holdPlace is a server in one stage of its life.
+type holdPlace struct {
+	slot     Slot
+	timeline wal.Timeline
+}
+
+// follow says that the server was found to be the right one.
+func (h *HoldSlot) follow(srv *pg.Server) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.history.Timeline == 0 {
-		h.identity = id // the same from now on
+		h.identity = srv.Identity // the same from now on
 		close(h.ready)
 	}
-	h.history = history
+	h.history, h.slot.Options = srv.History, srv.Options
 }
+
+func (h *HoldSlot) place() holdPlace {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return holdPlace{h.slot, h.history.Timeline}
+}
+
+func (h *HoldSlot) current() Slot { return h.place().slot }
 
 // Advance allows the slot to move to pos: all WAL before it is archived. It
 // does not wait; positions below earlier ones of the timeline, and those of an
@@ -236,18 +250,22 @@ func (h *HoldSlot) recreate(ctx context.Context, was SlotState) (SlotState, erro
 		return was, err
 	}
 	defer conn.Done()
-	if err := h.slot.reserve(ctx, conn, was); err != nil {
+	if err := h.at.slot.reserve(ctx, conn, was); err != nil {
 		return was, err
 	}
 	h.mu.Lock()
 	h.status.Recreated++
 	h.mu.Unlock()
-	return h.slot.read(ctx, conn)
+	return h.at.slot.read(ctx, conn)
 }
 
 // connect opens the way to the slot: SQL if the server lets us, otherwise the
 // replication protocol from then on.
 func (h *HoldSlot) connect(ctx context.Context) error {
+	if at := h.place(); at != h.at { // after a failover even the same address may lead elsewhere
+		h.close()
+		h.at = at
+	}
 	if h.access != nil {
 		return nil
 	}
@@ -255,7 +273,7 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 		h.access = protocolAccess{h}
 		return nil
 	}
-	conn, err := pg.ConnectSQL(ctx, h.slot.Options)
+	conn, err := pg.ConnectSQL(ctx, h.at.slot.Options)
 	if pg.Definite(err) && !errors.Is(err, pg.ErrStandby) {
 		h.log.Info().Err(err).Msg("no SQL for the slot, moving it by the replication protocol")
 		h.noSQL = true
@@ -264,7 +282,7 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := &sqlAccess{slot: h.slot, conn: conn, size: h.identity.SegmentSize}
+	a := &sqlAccess{slot: h.at.slot, conn: conn, size: h.identity.SegmentSize}
 	if err := a.check(ctx, h.identity); err != nil {
 		a.close()
 		return err
@@ -275,7 +293,7 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 
 // walsender is a replication connection to the cluster that was accepted.
 func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
-	conn, err := pg.ConnectReplication(ctx, h.slot.Options)
+	conn, err := pg.ConnectReplication(ctx, h.at.slot.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +303,7 @@ func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
 	}
 	if err != nil {
 		conn.Done()
-		return nil, fmt.Errorf("slot %s: %w", h.slot.Name, err)
+		return nil, fmt.Errorf("slot %s: %w", h.at.slot.Name, err)
 	}
 	return conn, nil
 }

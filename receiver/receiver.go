@@ -41,7 +41,9 @@ type Sink interface {
 
 // Config says what to receive and where to put it.
 type Config struct {
-	// Options leads to the primary. AllowStandby is ignored.
+	// Options leads to the primary. Of several hosts the primary with the
+	// newest timeline that goes on with ours is streamed from, and the
+	// others are watched meanwhile. AllowStandby is ignored.
 	Options pg.Options
 	// Slot is the name of the hold slot.
 	Slot string
@@ -57,7 +59,12 @@ type Config struct {
 	// the last complete segment that the archive holds on the way of the
 	// given history; false when it holds none. May be nil.
 	ArchiveResume func(context.Context, segment.History) (segment.Position, bool, error)
-	Log           zerolog.Logger
+	// Newer is the newest timeline known here, in sink or archive, that
+	// descends from the given history's, and where it is known; zero when
+	// there is none. A server with such a history is an old primary. May be
+	// nil.
+	Newer func(context.Context, segment.History) (tli wal.Timeline, where string, err error)
+	Log   zerolog.Logger
 
 	// StatusInterval is the longest time between two status messages; zero
 	// means 10 s. A server with a short wal_sender_timeout gets them more
@@ -68,6 +75,9 @@ type Config struct {
 	SilenceTimeout time.Duration
 	// SlotInterval is how often the hold slot is looked at; zero means 10 s.
 	SlotInterval time.Duration
+	// WatchInterval is how often each of the other hosts is looked at while
+	// one is streamed from; zero means 1 s.
+	WatchInterval time.Duration
 	// Now is the clock of Status; nil means time.Now.
 	Now func() time.Time
 }
@@ -75,6 +85,7 @@ type Config struct {
 // Receiver streams WAL from one primary.
 type Receiver struct {
 	cfg   Config
+	hosts []pg.Options
 	board *board
 	hold  *HoldSlot
 
@@ -96,10 +107,15 @@ func New(cfg Config) (*Receiver, error) {
 	cfg.StatusInterval = orDefault(cfg.StatusInterval, 10*time.Second)
 	cfg.SilenceTimeout = orDefault(cfg.SilenceTimeout, time.Minute)
 	cfg.SlotInterval = orDefault(cfg.SlotInterval, 10*time.Second)
+	cfg.WatchInterval = orDefault(cfg.WatchInterval, time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	r := &Receiver{cfg: cfg, board: newBoard(cfg.Now)}
+	hosts, err := cfg.Options.Hosts()
+	if err != nil {
+		return nil, err
+	}
+	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now)}
 	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
 	return r, nil
 }
@@ -121,14 +137,14 @@ func (r *Receiver) Status() Status { return r.board.read() }
 
 // Run streams until ctx ends, and then returns nil after what was received
 // has been made durable and acknowledged. A server that cannot be reached is
-// tried again for ever, at least every 5 s. An error ends Run when waiting
+// tried again for ever, at least every 3 s. An error ends Run when waiting
 // cannot mend it: a definite refusal at the first connection ([pg.Definite], a
 // slot that is missing or unfit), a server of another cluster
 // ([*segment.ForeignError]), WAL that the server no longer has
 // ([*WALRemovedError]), or any error of the sink. It must be called only once.
 func (r *Receiver) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 5*time.Second
+	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 2*time.Second // and half of it more at random
 	defer r.board.state(Stopped)
 	for {
 		began := time.Now()

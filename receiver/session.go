@@ -21,16 +21,16 @@ func (r *Receiver) session(ctx context.Context) error {
 	r.board.connecting()
 	setup, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	conn, err := pg.ConnectReplication(setup, r.cfg.Options)
+	srv, err := r.connect(setup)
 	if err != nil {
 		return err
 	}
-	defer conn.Done()
-	st, interval, err := r.prepare(setup, conn)
+	defer srv.Done()
+	st, interval, err := r.prepare(setup, srv)
 	if err != nil {
 		return err
 	}
-	s, err := r.open(conn, st, interval)
+	s, err := r.open(srv, st, interval)
 	if err != nil {
 		return err
 	}
@@ -44,37 +44,27 @@ func (r *Receiver) session(ctx context.Context) error {
 	return nil
 }
 
-// prepare asks who the server is, refuses what must be refused, and decides
-// what to stream. At the first good connection it opens the sink.
-func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Duration, error) {
-	id, sys, err := conn.Identity(ctx)
-	if err != nil {
+// prepare refuses a server that must be refused, and decides what to stream
+// from it. At the first good connection it opens the sink.
+func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (step, time.Duration, error) {
+	first := r.sink == nil
+	if err := r.accept(ctx, srv); err != nil {
 		return step{}, 0, err
 	}
-	r.board.connected(conn, sys.FlushLSN)
-	if err := r.accept(ctx, conn, id); err != nil {
-		return step{}, 0, err
-	}
-	h, body, err := history(ctx, conn, sys.Timeline)
-	if err != nil {
-		return step{}, 0, err
-	}
-	// A server on another branch, or behind, leaves no trace: neither in the
-	// sink, from where histories are archived, nor in where the slot may go.
-	if have, held := r.sink.Resume(); held {
-		if _, err := nextStep(h, sys.FlushLSN, have, r.identity.SegmentSize); err != nil {
+	if first { // connect could not tell yet
+		if err := r.suits(ctx, srv); err != nil {
 			return step{}, 0, err
 		}
 	}
-	if err := saveHistories(ctx, conn, r.sink, h, body); err != nil {
+	if err := saveHistories(ctx, srv, r.sink); err != nil {
 		return step{}, 0, err
 	}
-	r.hold.follow(id, h)
-	st, err := r.choose(ctx, conn, h, sys)
+	r.hold.follow(srv)
+	st, err := r.choose(ctx, srv.Conn, srv.History, srv.System)
 	if err != nil {
 		return step{}, 0, err
 	}
-	timeout, err := conn.Show(ctx, "wal_sender_timeout")
+	timeout, err := srv.Show(ctx, "wal_sender_timeout")
 	if err != nil {
 		return step{}, 0, err
 	}
@@ -83,35 +73,30 @@ func (r *Receiver) prepare(ctx context.Context, conn *pg.Conn) (step, time.Durat
 
 // accept compares the server with what was accepted before. The first time it
 // opens the sink, which knows what is pinned, and sees to the slot.
-func (r *Receiver) accept(ctx context.Context, conn *pg.Conn, id segment.Identity) error {
+func (r *Receiver) accept(ctx context.Context, srv *pg.Server) error {
 	if r.accepted {
-		return id.Match("server "+conn.Address(), r.identity)
+		return nil // connect has compared it
 	}
-	slot := r.hold.slot
-	state, err := slot.read(ctx, conn)
+	slot := Slot{Options: srv.Options, Name: r.cfg.Slot}
+	state, err := slot.read(ctx, srv.Conn)
 	if err != nil {
 		return err
 	}
 	if !state.Exists && !r.cfg.CreateSlot {
 		return slot.missing()
 	}
-	if err := r.openSink(ctx, conn, id, state); err != nil {
-		return err
+	if r.sink == nil {
+		if r.sink, err = r.cfg.OpenSink(ctx, srv.Identity, state); err != nil {
+			r.sink = nil
+			return fromSink(err)
+		}
+		r.identity = srv.Identity
 	}
-	if err := slot.reserve(ctx, conn, state); err != nil {
+	if err := slot.reserve(ctx, srv.Conn, state); err != nil {
 		return err
 	}
 	r.accepted = true
 	return nil
-}
-
-func (r *Receiver) openSink(ctx context.Context, conn *pg.Conn, id segment.Identity, slot SlotState) (err error) {
-	if r.sink != nil {
-		return id.Match("server "+conn.Address(), r.identity)
-	}
-	r.sink, err = r.cfg.OpenSink(ctx, id, slot)
-	r.identity = id
-	return fromSink(err)
 }
 
 // choose finds what to stream: the sink's timelines that the server has ended
@@ -166,7 +151,7 @@ func (r *Receiver) firstPosition(ctx context.Context, conn *pg.Conn, h segment.H
 			return pos, nil
 		}
 	}
-	state, err := r.hold.slot.read(ctx, conn)
+	state, err := r.hold.current().read(ctx, conn)
 	if err != nil {
 		return segment.Position{}, err
 	}
@@ -178,8 +163,8 @@ func (r *Receiver) firstPosition(ctx context.Context, conn *pg.Conn, h segment.H
 }
 
 // open takes the connection over from the driver.
-func (r *Receiver) open(conn *pg.Conn, st step, interval time.Duration) (*stream, error) {
-	raw, err := conn.Hijack()
+func (r *Receiver) open(srv *pg.Server, st step, interval time.Duration) (*stream, error) {
+	raw, err := srv.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the connection: %w", err)
 	}
@@ -191,6 +176,7 @@ func (r *Receiver) open(conn *pg.Conn, st step, interval time.Duration) (*stream
 		conn: pc, in: newFrameReader(pc), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
 		fb:       &feedback{conn: raw.Conn, timeout: r.cfg.SilenceTimeout, now: r.cfg.Now},
 		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1),
+		watch: func(ctx context.Context) error { return r.watch(ctx, srv) },
 	}
 	s.fb.received.Store(uint64(st.Start))
 	return s, nil

@@ -282,6 +282,11 @@ func createSlot(ctx context.Context, t *testing.T, c *testkit.Cluster) (slot Slo
 	return slot, id
 }
 
+// serverOf is what the hold slot has to know of a server.
+func serverOf(slot Slot, id segment.Identity, h segment.History) *pg.Server {
+	return &pg.Server{Options: slot.Options, Identity: id, History: h}
+}
+
 // TestAdvanceByProtocol: walsender itself would take any position. Neither
 // back, when another receiver was faster, nor beyond the server's end.
 func TestAdvanceByProtocol(t *testing.T) {
@@ -290,7 +295,8 @@ func TestAdvanceByProtocol(t *testing.T) {
 	ctx := timeout(t)
 	slot, id := createSlot(ctx, t, c)
 	h := newHoldSlot(slot, time.Second, zerolog.Nop())
-	h.follow(id, segment.History{Timeline: 1})
+	h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
+	h.at = h.place()
 	way := protocolAccess{h}
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 10000) i")
 	first := currentLSN(t, c)
@@ -314,7 +320,7 @@ func TestAdvanceByProtocol(t *testing.T) {
 
 	h = newHoldSlot(slot, time.Second, zerolog.Nop())
 	id.SystemIdentifier++
-	h.follow(id, segment.History{Timeline: 1})
+	h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
 	var foreign *segment.ForeignError
 	if err := h.keep(ctx); !errors.As(err, &foreign) {
 		t.Errorf("another cluster's slot, by SQL: %v", err)
@@ -327,9 +333,10 @@ func TestAdvanceByProtocol(t *testing.T) {
 // A server that was restored to a point below what is archived keeps what came
 // after the fork: none of that is archived, whatever its LSN.
 func TestHoldSlotKeepsNewTimeline(t *testing.T) {
-	h := newHoldSlot(Slot{Name: "s"}, time.Second, zerolog.Nop())
+	slot := Slot{Name: "s"}
+	h := newHoldSlot(slot, time.Second, zerolog.Nop())
 	id := segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: segment.MinSize}
-	h.follow(id, segment.History{Timeline: 1})
+	h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
 	h.Advance(segment.Position{Timeline: 1, LSN: 9 << 20})
 	check := func(tli wal.Timeline, want wal.LSN) {
 		t.Helper()
@@ -339,14 +346,14 @@ func TestHoldSlotKeepsNewTimeline(t *testing.T) {
 	}
 	check(1, 9<<20)
 	check(2, 0) // a server whose history is not known yet
-	h.follow(id, segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 5 << 20}}})
+	h.follow(serverOf(slot, id, segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 5 << 20}}}))
 	check(2, 5<<20)
 	check(1, 0) // the old primary came back
 	h.Advance(segment.Position{Timeline: 1, LSN: 10 << 20})
 	check(2, 5<<20)
 	h.Advance(segment.Position{Timeline: 2, LSN: 6 << 20})
 	check(2, 6<<20)
-	h.follow(id, segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 4 << 20}}})
+	h.follow(serverOf(slot, id, segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 4 << 20}}}))
 	check(3, 0) // a branch that has nothing of timeline 2
 }
 
@@ -365,7 +372,7 @@ func TestHoldSlotOfServerBehind(t *testing.T) {
 	for _, noSQL := range []bool{false, true} {
 		h := newHoldSlot(slot, time.Second, zerolog.Nop())
 		h.noSQL = noSQL
-		h.follow(id, segment.History{Timeline: 1})
+		h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
 		h.Advance(segment.Position{Timeline: 1, LSN: currentLSN(t, c) + mib})
 		if err := h.keep(ctx); err != nil {
 			t.Error(err)

@@ -36,10 +36,14 @@ type stream struct {
 	every time.Duration // between two status messages of the timer
 
 	timeline wal.Timeline
-	next     wal.LSN       // of the byte that comes next
-	begun    bool          // the sink knows of this stream
-	live     bool          // the server has sent something
-	dirty    chan struct{} // something was appended since the last Sync
+	// watch runs beside the stream. When it fails, nothing more is
+	// acknowledged and the stream ends.
+	watch func(context.Context) error
+
+	next  wal.LSN       // of the byte that comes next
+	begun bool          // the sink knows of this stream
+	live  bool          // the server has sent something
+	dirty chan struct{} // something was appended since the last Sync
 }
 
 // run streams until the timeline ends, which is the only success besides the
@@ -60,6 +64,7 @@ func (s *stream) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.orAbort(s.flush(stopping)) })
 	g.Go(func() error { return s.orAbort(s.beat(stopping)) })
+	g.Go(func() error { return s.orAbort(s.watch(stopping)) })
 	err := g.Wait()
 	var failed *sinkError
 	if s.begun && !errors.As(err, &failed) {
@@ -68,9 +73,11 @@ func (s *stream) run(ctx context.Context) error {
 	return err
 }
 
-// orAbort makes the reader return when another goroutine has failed.
+// orAbort makes the reader return when another goroutine has failed. Nothing
+// is acknowledged any more.
 func (s *stream) orAbort(err error) error {
 	if err != nil {
+		s.fb.close()
 		s.conn.giveUp(time.Now())
 	}
 	return err

@@ -61,30 +61,19 @@ func successor(h segment.History, tli wal.Timeline) wal.Timeline {
 	return h.Timeline
 }
 
-// history fetches the history of the server's timeline.
-func history(ctx context.Context, conn *pg.Conn, tli wal.Timeline) (h segment.History, body []byte, err error) {
-	if tli == 1 { // has no file
-		return segment.History{Timeline: 1}, nil, nil
-	}
-	if body, err = conn.TimelineHistory(ctx, tli); err != nil {
-		return h, nil, err
-	}
-	h, err = segment.ParseHistory(tli, body)
-	return h, body, err
-}
-
-// saveHistories makes the history h of the server's timeline durable in the
+// saveHistories makes the history of the server's timeline durable in the
 // sink, its ancestors' too, before any WAL of theirs is asked for.
-func saveHistories(ctx context.Context, conn *pg.Conn, sink Sink, h segment.History, body []byte) error {
-	if h.Timeline == 1 {
+func saveHistories(ctx context.Context, srv *pg.Server, sink Sink) error {
+	h := srv.History
+	if h.Timeline == 1 { // has no file
 		return nil
 	}
 	for i, sw := range h.Ancestors {
-		if err := ancestor(ctx, conn, sink, h, i); err != nil {
+		if err := ancestor(ctx, srv.Conn, sink, h, i); err != nil {
 			return fmt.Errorf("history of timeline %s: %w", sw.Timeline, err)
 		}
 	}
-	return fromSink(sink.SaveHistory(h.Timeline, body))
+	return fromSink(sink.SaveHistory(h.Timeline, srv.HistoryFile))
 }
 
 // ancestor saves the history of h's i-th ancestor unless the sink has it. The

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,6 +96,13 @@ func (h *History) add(sw Switch) error {
 	}
 	h.Ancestors = append(h.Ancestors, sw)
 	return nil
+}
+
+// Equal says whether two histories are the same but for the reasons given: a
+// server that lacks an ancestor's file leaves those out.
+func (h History) Equal(other History) bool {
+	return h.Timeline == other.Timeline && slices.EqualFunc(h.Ancestors, other.Ancestors,
+		func(a, b Switch) bool { return a.Timeline == b.Timeline && a.End == b.End })
 }
 
 // Format writes the body of a history file that [ParseHistory] reads back.

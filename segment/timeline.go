@@ -12,8 +12,8 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// SaveHistory stores the history file of timeline tli durably. The same body
-// again is fine, a different one is a [*DivergenceError].
+// SaveHistory stores the history file of timeline tli durably. One that says
+// the same again is fine, a different one is a [*DivergenceError].
 func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	if err := s.failed(); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	old, known := s.saved[tli]
 	s.mu.Unlock()
 	switch {
-	case known && bytes.Equal(old.body, body):
+	case known && old.parsed.Equal(parsed):
 		return nil
 	case known:
 		return &DivergenceError{Object: path, Timeline: tli}

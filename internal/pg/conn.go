@@ -32,6 +32,9 @@ type Options struct {
 	ApplicationName string
 	// AllowStandby accepts a server in recovery.
 	AllowStandby bool
+	// Host, when set, is the only one of the conninfo's hosts to use, as
+	// [Options.Hosts] names it.
+	Host string
 }
 
 // ErrStandby is the refusal of a server that is in recovery.
@@ -43,9 +46,20 @@ type Conn struct {
 }
 
 // ConnectReplication opens a physical replication connection (a walsender).
-// Of several hosts the first that is reachable and, unless AllowStandby is
-// set, not in recovery is taken.
+// Of several hosts it takes the primary with the newest timeline, or with
+// AllowStandby the first that can be reached.
 func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
+	hosts, err := o.Hosts()
+	if err != nil {
+		return nil, err
+	}
+	if len(hosts) > 1 && !o.AllowStandby {
+		s, err := newest(ctx, hosts)
+		if err != nil {
+			return nil, err
+		}
+		return s.Conn, nil
+	}
 	cfg, err := parse(o, "replication")
 	if err != nil {
 		return nil, err
@@ -57,6 +71,17 @@ func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
 // ConnectSQL opens an ordinary connection to the conninfo's database, or to
 // postgres when it names none. Hosts are chosen as by [ConnectReplication].
 func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
+	hosts, err := o.Hosts()
+	if err == nil && len(hosts) > 1 && !o.AllowStandby {
+		var s *Server
+		if s, err = newest(ctx, hosts); err == nil {
+			s.Done()
+			o.Host = s.Options.Host
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := parse(o, "postgres")
 	if err != nil {
 		return nil, err
@@ -80,7 +105,11 @@ func connect(ctx context.Context, cfg *pgconn.Config, allowStandby bool) (*Conn,
 		if allowStandby {
 			return nil
 		}
-		return refuseStandby(ctx, &Conn{c})
+		standby, err := (&Conn{c}).InRecovery(ctx)
+		if standby {
+			err = ErrStandby
+		}
+		return err
 	}
 	// A peer that vanished is noticed within about a minute.
 	dialer := net.Dialer{Timeout: cfg.ConnectTimeout, KeepAliveConfig: net.KeepAliveConfig{
@@ -110,7 +139,7 @@ func parse(o Options, fallbackDB string) (*pgconn.Config, error) {
 	case cfg.RuntimeParams["application_name"] == "":
 		cfg.RuntimeParams["application_name"] = DefaultApplicationName
 	}
-	return cfg, nil
+	return cfg, o.only(cfg)
 }
 
 func withDatabase(conninfo, db string) string {
@@ -125,18 +154,17 @@ func withDatabase(conninfo, db string) string {
 	return u.String()
 }
 
-func refuseStandby(ctx context.Context, c *Conn) error {
+// InRecovery says whether the server was a standby when the connection was
+// made.
+func (c *Conn) InRecovery(ctx context.Context) (bool, error) {
 	state := c.ParameterStatus("in_hot_standby")
 	if state == "" { // before PostgreSQL 14
 		var err error
 		if state, err = c.Show(ctx, "transaction_read_only"); err != nil {
-			return err
+			return false, err
 		}
 	}
-	if state == "on" {
-		return ErrStandby
-	}
-	return nil
+	return state == "on", nil
 }
 
 // Done closes the connection, politely if that takes no longer than a second:
@@ -151,9 +179,11 @@ func (c *Conn) Done() {
 func (c *Conn) Address() string { return c.PgConn.Conn().RemoteAddr().String() }
 
 // Address is where cfg leads first, for messages.
-func Address(cfg *pgconn.Config) string {
-	if strings.HasPrefix(cfg.Host, "/") {
-		return fmt.Sprintf("%s/.s.PGSQL.%d", cfg.Host, cfg.Port)
+func Address(cfg *pgconn.Config) string { return address(cfg.Host, cfg.Port) }
+
+func address(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return fmt.Sprintf("%s/.s.PGSQL.%d", host, port)
 	}
-	return fmt.Sprintf("%s:%d", cfg.Host, cfg.Port)
+	return fmt.Sprintf("%s:%d", host, port)
 }

@@ -1,0 +1,185 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
+)
+
+// connect takes of the hosts the primary that goes on with what is here.
+func (r *Receiver) connect(ctx context.Context) (*pg.Server, error) {
+	servers, failed := pg.Survey(ctx, r.hosts)
+	return pg.Choose(servers, failed, func(s *pg.Server) error {
+		if r.sink == nil && s != servers[0] {
+			return s.Identity.Match("server "+s.Address(), servers[0].Identity)
+		}
+		return r.suits(ctx, s)
+	})
+}
+
+// suits refuses a server that nothing may be acknowledged to: one of another
+// cluster, on another branch, behind, or superseded. Those leave no trace:
+// neither in the sink, from where histories are archived, nor in where the
+// slot may go. Before the sink is open it cannot tell.
+func (r *Receiver) suits(ctx context.Context, srv *pg.Server) error {
+	r.board.connected(srv.Conn, srv.System.FlushLSN)
+	if r.sink == nil {
+		return nil
+	}
+	if err := srv.Identity.Match("server "+srv.Address(), r.identity); err != nil {
+		return err
+	}
+	if body, err := r.sink.History(srv.System.Timeline); err == nil {
+		if h, err := segment.ParseHistory(srv.System.Timeline, body); err != nil || !h.Equal(srv.History) {
+			return &BranchError{Server: srv.System.Timeline, Ours: srv.System.Timeline}
+		}
+	}
+	if have, held := r.sink.Resume(); held {
+		if _, err := nextStep(srv.History, srv.System.FlushLSN, have, r.identity.SegmentSize); err != nil {
+			return err
+		}
+	}
+	if r.cfg.Newer == nil {
+		return nil
+	}
+	tli, where, err := r.cfg.Newer(ctx, srv.History)
+	if err != nil || tli == 0 {
+		return err
+	}
+	return srv.Superseded(tli, where)
+}
+
+// watch looks at the other hosts until ctx ends. It fails with a
+// [*pg.SupersededError] when one of them is on a timeline that descends from
+// srv's.
+func (r *Receiver) watch(ctx context.Context, srv *pg.Server) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, o := range r.hosts {
+		if o.Host != srv.Options.Host {
+			g.Go(func() error { return r.newNeighbour(o, srv).run(ctx) })
+		}
+	}
+	return g.Wait()
+}
+
+// neighbour is a host beside the one that is streamed from, as a rule a
+// standby. The hold slot is kept on it too, so that it still has all WAL that
+// is not archived should it take over.
+type neighbour struct {
+	options    pg.Options
+	primary    *pg.Server // streamed from; only its words are used
+	hold       *HoldSlot
+	every      time.Duration
+	slotEvery  time.Duration
+	log        zerolog.Logger
+	srv        *pg.Server // nil without a connection
+	slotLooked time.Time
+	trouble    string // last logged
+}
+
+func (r *Receiver) newNeighbour(o pg.Options, primary *pg.Server) *neighbour {
+	if name, err := o.Name(); err == nil { // New has parsed it
+		o.ApplicationName = name + "_watch" // never a synchronous standby
+	}
+	o.AllowStandby = true
+	return &neighbour{
+		options: o, primary: primary, hold: r.hold, every: r.cfg.WatchInterval, slotEvery: r.cfg.SlotInterval,
+		log: r.cfg.Log.With().Str("server", o.Host).Logger(),
+	}
+}
+
+func (n *neighbour) run(ctx context.Context) error {
+	defer n.close()
+	t := time.NewTicker(n.every)
+	defer t.Stop()
+	for {
+		err := n.look(ctx)
+		var superseded *pg.SupersededError
+		if errors.As(err, &superseded) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		n.report(err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// look is one round, bounded because a host may hang.
+func (n *neighbour) look(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if n.srv == nil {
+		n.srv, err = pg.Look(ctx, n.options)
+	} else {
+		err = n.srv.Again(ctx)
+	}
+	if err == nil {
+		err = n.srv.Identity.Match("server "+n.options.Host, n.primary.Identity)
+	}
+	if err == nil {
+		err = n.srv.Supersedes(n.primary)
+	}
+	if err == nil && n.srv.Standby && time.Since(n.slotLooked) >= n.slotEvery {
+		if err = n.keepSlot(ctx); err == nil {
+			n.slotLooked = time.Now()
+		}
+	}
+	if err != nil {
+		n.close()
+	}
+	return err
+}
+
+// keepSlot moves the slot of a standby as far as the archive and the standby
+// are, and makes it when it holds nothing.
+func (n *neighbour) keepSlot(ctx context.Context) error {
+	slot := Slot{Options: n.options, Name: n.hold.current().Name}
+	st, err := slot.read(ctx, n.srv.Conn)
+	if err != nil {
+		return err
+	}
+	if !st.Holds() {
+		n.log.Info().Str("slot", slot.Name).Msg("making the slot on the standby")
+		return slot.reserve(ctx, n.srv.Conn, st) // moved by the next look
+	}
+	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, n.hold.allowed(n.srv.System.Timeline))
+	switch {
+	case errors.Is(err, errInvalidated):
+		return slot.reserve(ctx, n.srv.Conn, SlotState{Exists: true})
+	case pg.Code(err) == pg.CodeObjectInUse: // by another receiver of this cluster
+		return nil
+	}
+	return err
+}
+
+// report logs what is wrong with a host when that is news.
+func (n *neighbour) report(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != n.trouble {
+		n.trouble = text
+		n.log.Warn().Err(err).Func(hint.Log(err)).Msg("a host beside the primary cannot be watched, or its slot not be kept, trying again")
+	}
+}
+
+func (n *neighbour) close() {
+	if n.srv != nil {
+		n.srv.Done()
+		n.srv = nil
+	}
+}
