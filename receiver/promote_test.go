@@ -1,7 +1,6 @@
 package receiver
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,31 +12,10 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// standby makes a streaming standby of c with pg_basebackup and starts it.
-func standby(t *testing.T, c *testkit.Cluster) *testkit.Cluster {
-	t.Helper()
-	dir := filepath.Join(testkit.Dir(t), "data")
-	testkit.Run(t, filepath.Join(c.Bin, "pg_basebackup"), "-d", c.Conninfo()+" application_name=standby", "-D", dir, "-R", "-X", "stream", "-c", "fast")
-	s := testkit.Adopt(t, dir)
-	s.Start()
-	return s
-}
-
-// caughtUp waits until s has replayed lsn.
-func caughtUp(t *testing.T, s *testkit.Cluster, lsn wal.LSN) {
-	t.Helper()
-	testkit.Wait(t, "the standby to replay "+lsn.String(), func() (bool, string) {
-		out := s.Psql(t, "SELECT coalesce(pg_last_wal_replay_lsn(), '0/0')")
-		return parseLSN(t, out) >= lsn, out
-	})
-}
-
 // promote makes s a primary and returns where its timeline forked off.
 func promote(t *testing.T, s *testkit.Cluster) (wal.Timeline, wal.LSN) {
 	t.Helper()
-	s.Psql(t, "SELECT pg_promote()")
-	s.Psql(t, "CHECKPOINT")
-	tli, err := wal.ParseTimeline(s.Psql(t, "SELECT timeline_id FROM pg_control_checkpoint()"))
+	tli, err := wal.ParseTimeline(s.Promote())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,25 +27,6 @@ func promote(t *testing.T, s *testkit.Cluster) (wal.Timeline, wal.LSN) {
 	return tli, h.Ancestors[len(h.Ancestors)-1].End
 }
 
-// proxy is a socket directory whose server can be changed: the receiver's
-// connection string stays the same, as behind a moving address.
-type proxy string
-
-func newProxy(t *testing.T) proxy { return proxy(testkit.Dir(t)) }
-
-func (p proxy) conninfo() string { return "host=" + string(p) + " port=5432 user=postgres" }
-
-func (p proxy) point(t *testing.T, c *testkit.Cluster) {
-	t.Helper()
-	link := filepath.Join(string(p), ".s.PGSQL.5432")
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(filepath.Join(c.SocketDir, ".s.PGSQL.5432"), link); err != nil {
-		t.Fatal(err)
-	}
-}
-
 var small = testkit.Config{SegmentSizeMB: 1, Settings: []string{"autovacuum = off", "checkpoint_timeout = 1h", "wal_keep_size = 256MB"}}
 
 // TestFollowPromotion: the standby that takes over is ahead of what we have,
@@ -75,23 +34,23 @@ var small = testkit.Config{SegmentSizeMB: 1, Settings: []string{"autovacuum = of
 func TestFollowPromotion(t *testing.T) {
 	t.Parallel()
 	c := testkit.Start(t, small)
-	s := standby(t, c)
-	p := newProxy(t)
-	p.point(t, c)
+	s := c.Standby()
+	p := testkit.NewAddress(t)
+	p.Point(t, c)
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 20000) i")
 	dir := spoolDir(t)
-	g := newRig(t, dir, rigConfig(p.conninfo()), nil)
+	g := newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	g.waitFlushed(currentLSN(t, c))
 	g.stop()
 
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 50000)") // not seen by us
-	caughtUp(t, s, currentLSN(t, c))
+	s.CaughtUp(c)
 	c.Stop(syscall.SIGINT)
 	tli, fork := promote(t, s)
 	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 20000)")
-	p.point(t, s)
+	p.Point(t, s)
 
-	g = newRig(t, dir, rigConfig(p.conninfo()), nil)
+	g = newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	g.waitFlushed(currentLSN(t, s))
 	if st := g.Status(); st.Timeline != tli || st.Orphan != nil || st.Alarm != "" {
 		t.Errorf("after the promotion: %+v", st)
@@ -134,13 +93,13 @@ func checkTimelines(t *testing.T, s *testkit.Cluster, dir string, fork wal.LSN, 
 func TestAheadOfFork(t *testing.T) {
 	t.Parallel()
 	c := testkit.Start(t, small)
-	s := standby(t, c)
-	p := newProxy(t)
-	p.point(t, c)
+	s := c.Standby()
+	p := testkit.NewAddress(t)
+	p.Point(t, c)
 	dir := spoolDir(t)
-	g := newRig(t, dir, rigConfig(p.conninfo()), nil)
+	g := newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 100) i")
-	caughtUp(t, s, currentLSN(t, c))
+	s.CaughtUp(c)
 	s.Stop(syscall.SIGINT)
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 50000)") // not seen by the standby
 	end := currentLSN(t, c)
@@ -149,7 +108,7 @@ func TestAheadOfFork(t *testing.T) {
 	s.Start()
 	tli, fork := promote(t, s)
 	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 100)")
-	p.point(t, s)
+	p.Point(t, s)
 	g.wait("the new timeline", func(st Status) bool { return st.State == Streaming && st.Timeline == tli })
 	g.waitFlushed(currentLSN(t, s))
 	st := g.Status()
@@ -167,8 +126,8 @@ func TestAheadOfFork(t *testing.T) {
 
 	// The old primary comes back: it gets nothing acknowledged.
 	c.Start()
-	p.point(t, c)
-	g = newRig(t, dir, rigConfig(p.conninfo()), nil)
+	p.Point(t, c)
+	g = newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	g.wait("the alarm", func(st Status) bool { return st.Alarm != "" })
 	if st := g.Status(); !strings.Contains(st.Alarm, "older") || st.State == Streaming {
 		t.Errorf("an old primary: %+v", st)
@@ -184,31 +143,27 @@ func TestAheadOfFork(t *testing.T) {
 func TestJumpTwoTimelines(t *testing.T) {
 	t.Parallel()
 	c := testkit.Start(t, small)
-	s, s2 := standby(t, c), standby(t, c)
-	p := newProxy(t)
-	p.point(t, c)
+	s, s2 := c.Standby(), c.Standby()
+	p := testkit.NewAddress(t)
+	p.Point(t, c)
 	dir := spoolDir(t)
-	g := newRig(t, dir, rigConfig(p.conninfo()), nil)
+	g := newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 100) i")
 	g.waitFlushed(currentLSN(t, c))
 	g.stop()
 
-	caughtUp(t, s, currentLSN(t, c))
+	s.CaughtUp(c)
 	promote(t, s)
-	s2.Configure("primary_conninfo = '" + s.Conninfo() + "'")
-	if err := os.Truncate(filepath.Join(s2.DataDir, "postgresql.auto.conf"), 0); err != nil {
-		t.Fatal(err)
-	}
-	s2.Reload()
+	s2.Follow(s)
 	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 50000)")
-	caughtUp(t, s2, currentLSN(t, s))
+	s2.CaughtUp(s)
 	promote(t, s2)
 	s2.Psql(t, "INSERT INTO t SELECT generate_series(1, 100)")
 	if err := os.Remove(filepath.Join(s2.DataDir, "pg_wal", "00000002.history")); err != nil {
 		t.Fatal(err)
 	}
-	p.point(t, s2)
-	g = newRig(t, dir, rigConfig(p.conninfo()), nil)
+	p.Point(t, s2)
+	g = newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	g.wait("timeline 3", func(st Status) bool { return st.State == Streaming && st.Timeline == 3 })
 	g.waitFlushed(currentLSN(t, s2))
 	g.stop()
@@ -231,22 +186,22 @@ func TestForkOnBorder(t *testing.T) {
 	// No record of the background writer behind the switch.
 	cfg.Settings = append([]string{"bgwriter_delay = 10s"}, cfg.Settings...)
 	c := testkit.Start(t, cfg)
-	s := standby(t, c)
-	p := newProxy(t)
-	p.point(t, c)
+	s := c.Standby()
+	p := testkit.NewAddress(t)
+	p.Point(t, c)
 	dir := spoolDir(t)
-	g := newRig(t, dir, rigConfig(p.conninfo()), nil)
+	g := newRig(t, dir, rigConfig(p.Conninfo()), nil)
 	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 100) i")
 	border := segment.Size(mib).Ceil(parseLSN(t, c.Psql(t, "SELECT pg_switch_wal()")))
 	g.waitFlushed(border)
-	caughtUp(t, s, border)
+	s.CaughtUp(c)
 	c.Stop(syscall.SIGQUIT)
 	tli, fork := promote(t, s)
 	if fork != border {
 		t.Fatalf("the fork is at %s, want %s", fork, border)
 	}
 	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 20000)")
-	p.point(t, s)
+	p.Point(t, s)
 	g.wait("the new timeline", func(st Status) bool { return st.State == Streaming && st.Timeline == tli })
 	g.waitFlushed(currentLSN(t, s))
 	if st := g.Status(); st.Orphan != nil || st.Alarm != "" {

@@ -48,8 +48,12 @@ type Config struct {
 	// Slot is the name of the hold slot.
 	Slot string
 	// CreateSlot makes a missing slot at the first connection; without it a
-	// missing slot is an error.
+	// missing slot is an error, unless the server is on a newer timeline
+	// than Held says: a standby that was promoted meanwhile.
 	CreateSlot bool
+	// Held is the newest timeline that the sink has WAL of, before it is
+	// opened; zero for none. May be nil.
+	Held func() wal.Timeline
 	// OpenSink is called once, at the first connection, with the identity
 	// of the server's cluster and the state of the slot. This is the place
 	// to pin or compare the identity: a [*segment.ForeignError] ends Run

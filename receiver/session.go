@@ -83,7 +83,11 @@ func (r *Receiver) accept(ctx context.Context, srv *pg.Server) error {
 		return err
 	}
 	if !state.Exists && !r.cfg.CreateSlot {
-		return slot.missing()
+		if !r.failedOver(srv) {
+			return slot.missing()
+		}
+		r.cfg.Log.Error().Str("slot", slot.Name).Stringer("timeline", srv.System.Timeline).
+			Msg("the new primary has no slot, making it: what is not archived yet may be gone from the server")
 	}
 	if r.sink == nil {
 		if r.sink, err = r.cfg.OpenSink(ctx, srv.Identity, state); err != nil {
@@ -97,6 +101,15 @@ func (r *Receiver) accept(ctx context.Context, srv *pg.Server) error {
 	}
 	r.accepted = true
 	return nil
+}
+
+// failedOver says whether the server was promoted since WAL was last received.
+func (r *Receiver) failedOver(srv *pg.Server) bool {
+	if r.cfg.Held == nil {
+		return false
+	}
+	held := r.cfg.Held()
+	return held != 0 && held < srv.System.Timeline
 }
 
 // choose finds what to stream: the sink's timelines that the server has ended

@@ -113,6 +113,16 @@ func (d *daemon) spoolOpen() *segment.Spool {
 	return d.spool
 }
 
+// held is the newest timeline in the spool of an earlier process.
+func (d *daemon) held() wal.Timeline {
+	spool := d.spoolOpen()
+	if spool == nil {
+		return 0
+	}
+	have, _ := spool.Resume()
+	return have.Timeline
+}
+
 func (d *daemon) uploading() *archive.Uploader {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -60,7 +60,7 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 	}
 	d.recv, err = receiver.New(receiver.Config{
 		Options: pg.Options{Conninfo: c.DBName, ApplicationName: c.ApplicationName},
-		Slot:    c.Slot, CreateSlot: createSlot,
+		Slot:    c.Slot, CreateSlot: createSlot, Held: d.held,
 		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Newer: d.newer, Log: d.log,
 	})
 	if err != nil {

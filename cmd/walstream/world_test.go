@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,8 @@ type world struct {
 	archive string
 	spool   string
 	primary *testkit.Cluster
+	dbname  string   // when it is not the primary's
+	env     []string // beyond these
 }
 
 func newWorld(t *testing.T, cfg testkit.Config) *world {
@@ -48,7 +51,8 @@ func newWorld(t *testing.T, cfg testkit.Config) *world {
 func (w *world) command(args ...string) *exec.Cmd {
 	cmd := testkit.Command(w.t, w.bin, args...)
 	cmd.Env = append(cmd.Env, "WALSTREAM_ARCHIVE="+w.archive, "WALSTREAM_SPOOL="+w.spool,
-		"WALSTREAM_DBNAME="+w.primary.Conninfo(), "TZ=UTC")
+		"WALSTREAM_DBNAME="+cmp.Or(w.dbname, w.primary.Conninfo()), "TZ=UTC")
+	cmd.Env = append(cmd.Env, w.env...)
 	return cmd
 }
 
@@ -89,6 +93,13 @@ type receiving struct {
 func (w *world) receive(args ...string) *receiving {
 	w.t.Helper()
 	r := w.launch(args...)
+	w.synchronous(r)
+	return r
+}
+
+// synchronous makes r the primary's synchronous standby.
+func (w *world) synchronous(r *receiving) {
+	w.t.Helper()
 	w.primary.Psql(w.t, "ALTER SYSTEM SET synchronous_standby_names = 'walstream'")
 	w.primary.Psql(w.t, "SELECT pg_reload_conf()")
 	testkit.Wait(w.t, "walstream to be synchronous", func() (bool, string) {
@@ -100,7 +111,6 @@ func (w *world) receive(args ...string) *receiving {
 		state, err := w.primary.Query("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'walstream'")
 		return state == "sync", fmt.Sprintf("%s %v\n%s", state, err, r.output())
 	})
-	return r
 }
 
 // launch starts `walstream receive` without waiting for anything.
