@@ -8,7 +8,6 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 )
@@ -167,13 +166,11 @@ func (n *neighbour) keepSlot(ctx context.Context) error {
 
 // report logs what is wrong with a host when that is news.
 func (n *neighbour) report(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != n.trouble {
-		n.trouble = text
-		n.log.Warn().Err(err).Func(hint.Log(err)).Msg("a host beside the primary cannot be watched, or its slot not be kept, trying again")
+	if err == nil {
+		n.trouble = ""
+	} else if n.trouble != err.Error() {
+		n.trouble = err.Error()
+		n.log.Warn().Err(err).Msg("this host is not watched, or the slot on it not kept, trying again")
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/internal/testkit"
-	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -17,7 +16,6 @@ import (
 type failover struct {
 	*world
 	a, b *testkit.Cluster // b is the standby at first
-	r    *receiving
 }
 
 // newFailover starts a primary, a receiver that is synchronous, and a standby
@@ -105,7 +103,7 @@ func TestOldPrimaryAlive(t *testing.T) {
 	f.archived()
 	testkit.Wait(t, "the slot on the standby to follow the archive", func() (bool, string) {
 		lsn := slotOf(t, f.b)
-		return lsn != 0 && segment.Size(mib).Offset(lsn) == 0, fmt.Sprint(lsn, "\n", r.output())
+		return lsn != 0 && mib.Offset(lsn) == 0, fmt.Sprint(lsn, "\n", r.output())
 	})
 	old.atLeast(t, 100)
 
@@ -264,7 +262,7 @@ func TestTwoPromotionsWhileStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	border = segment.Size(mib).Ceil(border)
+	border = mib.Ceil(border)
 	f.b.CaughtUp(f.a)
 	f.a.Stop(syscall.SIGQUIT)
 	if tli := f.b.Promote(); tli != "2" {
