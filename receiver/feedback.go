@@ -2,7 +2,7 @@ package receiver
 
 import (
 	"fmt"
-	"net"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,14 +12,14 @@ import (
 
 // feedback tells the server how far the WAL has come. The reader, the flusher
 // and the timer all send through it: a status never waits for a disk, only for
-// the socket, and for that no longer than timeout.
+// the socket, and for that no longer than its patience.
 type feedback struct {
-	conn    net.Conn
-	timeout time.Duration
-	now     func() time.Time
+	conn io.Writer
+	now  func() time.Time
 
 	received atomic.Uint64 // end of what came on this connection; the stream's start at first
 	durable  atomic.Uint64 // what the last Sync returned
+	sent     atomic.Uint64 // how far the server could send; 0 until WAL has come
 
 	mu    sync.Mutex // orders writes to the socket
 	open  bool       // between CopyBothResponse and our CopyDone
@@ -76,9 +76,6 @@ func (f *feedback) close() {
 }
 
 func (f *feedback) write(p []byte) error {
-	if err := f.conn.SetWriteDeadline(time.Now().Add(f.timeout)); err != nil {
-		return fmt.Errorf("status to the server: %w", err)
-	}
 	if _, err := f.conn.Write(p); err != nil {
 		return fmt.Errorf("status to the server: %w", err)
 	}

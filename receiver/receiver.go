@@ -15,8 +15,8 @@ import (
 )
 
 // Sink is where received WAL goes; [*segment.Spool] is one. One goroutine
-// calls Resume, History, SaveHistory, Begin, Append and EndTimeline, another
-// calls Sync beside it. Any error of a sink is final: nothing more is
+// at a time calls Resume, History, SaveHistory, Begin, Append and EndTimeline;
+// Sync and Prepare are called beside it. Any error of a sink is final: nothing more is
 // acknowledged and [Receiver.Run] returns it.
 type Sink interface {
 	// Resume is the newest timeline and its durable end, false for an empty
@@ -34,6 +34,10 @@ type Sink interface {
 	// Sync makes durable what was appended before the call and returns the
 	// durable end.
 	Sync() (wal.LSN, error)
+	// Prepare does beside the others what an Append would have to wait for
+	// otherwise. WAL before ahead is about to come. It returns early, without
+	// an error, when ctx ends.
+	Prepare(ctx context.Context, ahead wal.LSN) error
 	// EndTimeline says that the server ended timeline tli at end. It may be
 	// said again after a restart.
 	EndTimeline(tli wal.Timeline, end wal.LSN) error

@@ -184,11 +184,14 @@ func (r *Receiver) open(srv *pg.Server, st step, interval time.Duration) (*strea
 	if raw.Frontend.ReadBufferLen() > 0 {
 		return nil, errors.Join(errors.New("take over the connection: the server sent something unasked"), raw.Conn.Close())
 	}
-	pc := &patientConn{Conn: raw.Conn, silence: r.cfg.SilenceTimeout}
+	conn, err := newWire(raw.Conn, r.cfg.SilenceTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("take over the connection: %w", err)
+	}
 	s := &stream{
-		conn: pc, in: newFrameReader(pc), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
-		fb:       &feedback{conn: raw.Conn, timeout: r.cfg.SilenceTimeout, now: r.cfg.Now},
-		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1),
+		conn: conn, in: newFrameReader(conn), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
+		fb: &feedback{conn: conn, now: r.cfg.Now}, silence: r.cfg.SilenceTimeout,
+		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
 		watch: func(ctx context.Context) error { return r.watch(ctx, srv) },
 	}
 	s.fb.received.Store(uint64(st.Start))

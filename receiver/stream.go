@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -19,31 +20,50 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// drainTimeout is how long a stopped stream waits for the server's end of it.
-const drainTimeout = 5 * time.Second
+const (
+	// choreSize is how much WAL comes between two looks whether there is
+	// something to prepare.
+	choreSize = 512 << 10
+	// yieldTime is how often the reader yields to the scheduler, although
+	// nobody waits: a goroutine that has not for 10 ms is disturbed in each of
+	// its system calls.
+	yieldTime = 8 * time.Millisecond
+)
 
-// stream is one START_REPLICATION. Three goroutines work on it: the reader
-// takes messages and appends, the flusher makes durable what was appended and
-// says so, the timer sends a status now and then whatever the other two wait
-// for.
+// stream is one START_REPLICATION. Four goroutines work on it. The reader
+// takes messages and appends. When nothing more has come it makes all durable
+// and says so, alone: at the live end of the WAL no other thread has a part in
+// a commit. While more is coming, and with TLS, the flusher does that beside
+// it. Another one prepares what will be needed, and the timer sends a status
+// now and then whatever the others wait for.
 type stream struct {
-	conn  *patientConn
+	conn  wire
 	in    *frameReader
 	fb    *feedback
 	sink  Sink
 	board *board
 	log   zerolog.Logger
-	every time.Duration // between two status messages of the timer
 
-	timeline wal.Timeline
+	every   time.Duration // between two status messages of the timer
+	silence time.Duration // after which the connection is given up
 	// watch runs beside the stream. When it fails, nothing more is
 	// acknowledged and the stream ends.
 	watch func(context.Context) error
 
-	next  wal.LSN       // of the byte that comes next
-	begun bool          // the sink knows of this stream
-	live  bool          // the server has sent something
-	dirty chan struct{} // something was appended since the last Sync
+	timeline wal.Timeline
+	dirty    chan struct{} // the flusher has something to do
+	chores   chan struct{} // so has who prepares
+	flushing atomic.Bool   // the flusher is at it
+	syncs    atomic.Uint64 // of the reader, begun and ended: odd while one runs
+
+	turn      sync.Mutex // to read; it guards what follows
+	next      wal.LSN    // of the byte that comes next
+	serverEnd wal.LSN
+	unsynced  int  // bytes that came since the reader or the flusher was to sync
+	untended  int  // bytes that came since there were chores
+	begun     bool // the sink knows of this stream
+	live      bool // the server has sent something
+	ended     bool // the server has said all
 }
 
 // run streams until the timeline ends, which is the only success besides the
@@ -54,17 +74,18 @@ func (s *stream) run(ctx context.Context) error {
 	if err := s.fb.write(appendQuery(nil, query)); err != nil {
 		return err
 	}
-	stopping, stop := context.WithCancel(ctx)
-	defer stop()
+	ended, end := context.WithCancel(context.Background())
+	defer end()
 	var g errgroup.Group
 	g.Go(func() error {
-		defer stop()
+		defer end()
 		defer s.fb.close() // the others have nobody to talk to any more
 		return s.read()
 	})
-	g.Go(func() error { return s.orAbort(s.flush(stopping)) })
-	g.Go(func() error { return s.orAbort(s.beat(stopping)) })
-	g.Go(func() error { return s.orAbort(s.watch(stopping)) })
+	g.Go(func() error { return s.orAbort(s.flush(ended)) })
+	g.Go(func() error { return s.orAbort(s.prepare(ended)) })
+	g.Go(func() error { return s.orAbort(s.beat(ctx, ended)) })
+	g.Go(func() error { return s.orAbort(s.watch(ended)) })
 	err := g.Wait()
 	var failed *sinkError
 	if s.begun && !errors.As(err, &failed) {
@@ -78,49 +99,71 @@ func (s *stream) run(ctx context.Context) error {
 func (s *stream) orAbort(err error) error {
 	if err != nil {
 		s.fb.close()
-		s.conn.giveUp(time.Now())
+		s.conn.abort()
 	}
 	return err
 }
 
 // read takes messages until the server is done.
 func (s *stream) read() error {
-	for {
-		kind, body, err := s.in.next()
-		if err != nil {
-			return s.broken(err)
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	for yielded := time.Now(); !s.ended; {
+		if err := s.step(); err != nil {
+			return err
 		}
-		switch kind {
-		case 'W': // CopyBothResponse
-			err = s.fb.begin()
-		case 'd':
-			err = s.copyData(body)
-		case 'c': // the end of a historic timeline, or the answer to ours
-			err = s.fb.end()
-		case 'C':
-			// A walsender of a server that shuts down says "COPY 0" once all
-			// is flushed here, and leaves.
-			if bytes.HasPrefix(body, []byte("COPY")) {
-				err = errServerShutdown
-			}
-		case 'E':
-			err = s.serverError(body)
-		case 'Z': // ReadyForQuery
-			return nil
-		case 'T', 'D': // the next timeline: its history says the same and more
-		case 'N', 'S': // notice, changed setting
-		default:
-			err = fmt.Errorf("protocol message %q in a replication stream", kind)
+		if now := time.Now(); now.Sub(yielded) > yieldTime {
+			runtime.Gosched()
+			yielded = now
 		}
-		if err != nil {
+		if s.in.pending() || s.unsynced == 0 {
+			continue
+		}
+		if s.flushing.Load() || !s.conn.drained() || s.next < s.serverEnd {
+			s.wakeFlusher()
+		} else if err := s.syncAlone(); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// step takes one message.
+func (s *stream) step() error {
+	kind, body, err := s.in.next()
+	if err != nil {
+		return s.broken(err)
+	}
+	switch kind {
+	case walPart:
+		return s.append(s.in.wal)
+	case 'W': // CopyBothResponse
+		return s.fb.begin()
+	case 'd':
+		return s.keepalive(body)
+	case 'c': // the end of a historic timeline, or the answer to ours
+		return s.fb.end()
+	case 'C':
+		// A walsender of a server that shuts down says "COPY 0" once all
+		// is flushed here, and leaves.
+		if bytes.HasPrefix(body, []byte("COPY")) {
+			return errServerShutdown
+		}
+	case 'E':
+		return s.serverError(body)
+	case 'Z': // ReadyForQuery
+		s.ended = true
+	case 'T', 'D': // the next timeline: its history says the same and more
+	case 'N', 'S': // notice, changed setting
+	default:
+		return fmt.Errorf("protocol message %q in a replication stream", kind)
+	}
+	return nil
 }
 
 func (s *stream) broken(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("no message for %s", s.conn.silence)
+		err = fmt.Errorf("no message for %s", s.silence)
 	}
 	return fmt.Errorf("stream of timeline %s at %s: %w", s.timeline, s.next, err)
 }
@@ -133,34 +176,33 @@ func (s *stream) serverError(body []byte) error {
 	return explainStream(pg.ServerError(&msg), s.timeline, s.next)
 }
 
-func (s *stream) copyData(body []byte) error {
+// alive records the first message.
+func (s *stream) alive() {
 	if !s.live {
 		s.live = true
 		s.board.streaming(s.timeline)
 		s.log.Info().Stringer("timeline", s.timeline).Stringer("lsn", s.next).Msg("streaming")
 	}
-	if len(body) > 0 && body[0] == 'k' {
-		end, reply, err := parseKeepalive(body)
-		if err != nil {
-			return err
-		}
-		s.board.heard(0, s.next, end)
-		if reply {
-			return s.fb.send(false)
-		}
-		return nil
-	}
-	m, err := parseWALData(body)
+}
+
+func (s *stream) keepalive(body []byte) error {
+	end, reply, err := parseKeepalive(body)
 	if err != nil {
 		return err
 	}
-	if m.start != s.next {
-		return fmt.Errorf("stream of timeline %s: the server sent WAL at %s, want %s", s.timeline, m.start, s.next)
+	s.alive()
+	s.board.heard(0, s.next, end)
+	if reply {
+		return s.fb.send(false)
 	}
-	return s.append(m)
+	return nil
 }
 
 func (s *stream) append(m walData) error {
+	s.alive()
+	if m.start != s.next {
+		return fmt.Errorf("stream of timeline %s: the server sent WAL at %s, want %s", s.timeline, m.start, s.next)
+	}
 	if !s.begun {
 		// Not earlier: a server that refuses to stream leaves no trace.
 		if err := s.sink.Begin(s.timeline, s.next); err != nil {
@@ -171,113 +213,17 @@ func (s *stream) append(m walData) error {
 	if err := s.sink.Append(s.timeline, m.start, m.data); err != nil {
 		return fromSink(err)
 	}
-	s.next += wal.LSN(len(m.data))
+	s.next, s.serverEnd = m.end(), m.serverEnd
+	s.unsynced += len(m.data)
+	s.untended += len(m.data)
 	s.fb.received.Store(uint64(s.next))
+	s.fb.sent.Store(uint64(m.serverEnd))
 	s.board.heard(len(m.data), s.next, m.serverEnd)
-	select {
-	case s.dirty <- struct{}{}:
-	default: // the flusher has been told already
+	if s.untended >= choreSize {
+		s.untended = 0
+		wake(s.chores)
 	}
 	return nil
-}
-
-// flush is group commit: what arrives while one Sync runs is covered by the
-// next. It ends the stream when ctx ends.
-func (s *stream) flush(ctx context.Context) error {
-	for {
-		select {
-		case <-s.dirty:
-			if err := s.sync(); err != nil {
-				return err
-			}
-			if err := s.fb.send(false); err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return s.finish()
-		}
-	}
-}
-
-// finish acknowledges the last bytes and tells the server to stop. What still
-// comes is taken for a short time, because the server's answer is behind it.
-func (s *stream) finish() error {
-	select {
-	case <-s.dirty:
-		if err := s.sync(); err != nil {
-			return err
-		}
-	default:
-	}
-	s.conn.giveUp(time.Now().Add(drainTimeout))
-	if err := s.fb.send(false); err != nil {
-		return err
-	}
-	return s.fb.end()
-}
-
-func (s *stream) sync() error {
-	durable, err := s.sink.Sync()
-	if err != nil {
-		return fromSink(err)
-	}
-	s.fb.durable.Store(uint64(durable))
-	s.board.flushed(s.fb.flushed())
-	return nil
-}
-
-// beat keeps the connection alive from both sides: the status resets the
-// server's timer while the reader waits for the disk, and its answer resets
-// ours.
-func (s *stream) beat(ctx context.Context) error {
-	t := time.NewTicker(s.every)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			if err := s.fb.send(true); err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// patientConn gives every read the same time, until giveUp sets an end.
-type patientConn struct {
-	net.Conn
-	silence time.Duration
-
-	mu  sync.Mutex
-	end time.Time
-}
-
-func (c *patientConn) Read(p []byte) (int, error) {
-	if err := c.wait(); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *patientConn) wait() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	deadline := time.Now().Add(c.silence)
-	if !c.end.IsZero() && c.end.Before(deadline) {
-		deadline = c.end
-	}
-	return c.SetReadDeadline(deadline)
-}
-
-// giveUp makes reads fail from at on, those that wait already included.
-func (c *patientConn) giveUp(at time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.end = at
-	// A connection that cannot take a deadline is closed: then the read
-	// fails by itself.
-	_ = c.SetReadDeadline(at)
 }
 
 // statusInterval is how often to send a status to a server with this

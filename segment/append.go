@@ -27,7 +27,11 @@ func (s *Spool) begin(tli wal.Timeline, lsn wal.LSN, skip bool) error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
 	s.begun = false
-	if err := s.failed(); err != nil {
+	err := s.failed()
+	if err == nil && s.full != nil {
+		err = s.seal()
+	}
+	if err != nil {
 		return err
 	}
 	if s.size.Offset(lsn) != 0 {
@@ -46,6 +50,11 @@ func (s *Spool) begin(tli wal.Timeline, lsn wal.LSN, skip bool) error {
 			return &TimelineError{Have: open.id.Timeline, Got: tli, Reason: "the older one was not ended"}
 		}
 		if err := s.remainder(); err != nil {
+			return err
+		}
+	}
+	if s.open == nil {
+		if err := s.dropSpare(At(tli, end, s.size)); err != nil {
 			return err
 		}
 	}
@@ -149,9 +158,23 @@ func (s *Spool) appendPart(p []byte) (int, error) {
 	if s.next < id.End(s.size) {
 		return int(n), nil
 	}
+	return int(n), s.finish()
+}
+
+// finish leaves the open segment, which is written to its end, to the next
+// Sync. It waits for that of the segment before.
+func (s *Spool) finish() error {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
-	return int(n), s.seal()
+	if s.full != nil {
+		if err := s.seal(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full, s.open = s.open, nil
+	return nil
 }
 
 func (s *Spool) durableEnd() wal.LSN {

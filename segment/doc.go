@@ -6,7 +6,8 @@
 //
 //	walstream.json               whose WAL it is
 //	lock                         held by the process that writes
-//	<SEGMENT>.partial            the segment being written, zero-filled to its full size
+//	<SEGMENT>.partial            a segment being written, of its full size: the open one,
+//	                             the one before until it is sealed, and the next, prepared
 //	<SEGMENT>                    a complete segment
 //	<SEGMENT>.<END>.tail         a segment up to offset END (8 hexadecimal digits),
 //	                             where its timeline ended or a gap begins

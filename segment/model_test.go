@@ -1,6 +1,7 @@
 package segment_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -103,9 +104,12 @@ func TestModel(t *testing.T) {
 		m := &model{w: newWorld(), disk: fsx.NewMem(), tli: 1}
 		m.open(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"append":    m.append,
-			"append 2":  m.append, // twice as often
-			"sync":      m.sync,
+			"append":   m.append,
+			"append 2": m.append, // twice as often
+			"sync":     m.sync,
+			"prepare": func(t *rapid.T) {
+				m.ok(t, m.s.Prepare(context.Background(), m.next+wal.LSN(rapid.IntRange(0, 3).Draw(t, "segments ahead"))*mb))
+			},
 			"reconnect": m.begin,
 			"archive":   func(t *rapid.T) { m.ok(t, m.w.archive(m.s)) },
 			"promote":   m.promote,

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -91,6 +92,17 @@ func (s *Spool) recoverPartial(id ID) error {
 	if i >= 0 {
 		return s.recoverDouble(path, s.pieces[i].Path)
 	}
+	if open := s.open; open != nil && open.id.Timeline == id.Timeline && id.No <= open.id.No+2 {
+		// Prepared, or written to before the one before was sealed, and then
+		// not acknowledged.
+		if id.No > open.id.No+1 || !s.continues(open.id, id) {
+			return s.fsys.Remove(path)
+		}
+		s.full, s.open, s.appended = open, nil, id.Start(s.size)
+		if err := s.seal(); err != nil {
+			return err
+		}
+	}
 	if s.open != nil { // an older one, recovered just before
 		if err := s.remainder(); err != nil {
 			return err
@@ -110,9 +122,29 @@ func (s *Spool) recoverPartial(id ID) error {
 	case !newest:
 		return s.remainder()
 	case end == id.End(s.size):
+		s.full, s.open = s.open, nil
 		return s.seal()
 	}
 	return nil
+}
+
+// continues says that the records in the unfinished segment first lead into
+// the one behind it, so that first is a complete one.
+func (s *Spool) continues(first, second ID) bool {
+	partial := func(id ID) Sealed { return Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys} }
+	end, _, err := chainEnd(s.id, append(s.lead(first), partial(first)), partial(second))
+	return err == nil && end > second.Start(s.size)
+}
+
+// lead is the complete segments before id with which a reader has to begin;
+// nil when they are not all held.
+func (s *Spool) lead(id ID) (lead []Sealed) {
+	if pieces, whole := s.leadTo(id); whole {
+		for _, p := range pieces {
+			lead = append(lead, p.Sealed)
+		}
+	}
+	return lead
 }
 
 // rewrite copies an unfinished segment into a new file, opens that, and
@@ -120,13 +152,7 @@ func (s *Spool) recoverPartial(id ID) error {
 // behind: the server may be gone, and they may be all that is left.
 func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 	old := Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys}
-	var lead []Sealed
-	if pieces, whole := s.leadTo(id); whole {
-		for _, p := range pieces {
-			lead = append(lead, p.Sealed)
-		}
-	}
-	end, sure, readErr := chainEnd(s.id, lead, old)
+	end, sure, readErr := chainEnd(s.id, s.lead(id), old)
 	if !sure {
 		end = id.Start(s.size)
 	}
@@ -142,7 +168,7 @@ func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 		return 0, err
 	}
 	defer src.Close() // only read
-	f, err := s.makePartial(id, io.NewSectionReader(src, 0, keep))
+	f, err := s.makePartial(context.Background(), id, io.NewSectionReader(src, 0, keep), true)
 	if err != nil {
 		return 0, err
 	}

@@ -116,11 +116,10 @@ func TestRecoveryOfSeveralOpenSegments(t *testing.T) {
 	tail := fmt.Sprintf("00000001000000000000000A.%08X.tail", testSize.Offset(b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 1, b.w.last[1]))
 	b.ok(b.w.checkHeld(b.disk, 2, worldBase+5*mb))
-	// The first of timeline 2 ends within a record, so that it is no complete
-	// segment, and the beginning of the second cannot be checked.
-	first := fmt.Sprintf("00000002000000000000000A.%08X.tail", testSize.Offset(lastEnd(two, worldBase+4*mb)))
+	// The first of timeline 2 ends within a record, which is whole together
+	// with the second: so that one is complete, and the other one checked.
 	b.wantFiles("000000010000000000000007", "000000010000000000000008", "000000010000000000000009", tail,
-		"00000002.history", first, "00000002000000000000000B.partial")
+		"00000002.history", "00000002000000000000000A", "00000002000000000000000B")
 }
 
 func TestRecoveryOfAnOpenSegmentThatIsNotTheNewest(t *testing.T) {

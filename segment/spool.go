@@ -41,9 +41,9 @@ type Usage struct {
 // acknowledged, and from which it is archived.
 //
 // Three parties use it at once: one goroutine that appends (Begin, Append,
-// SaveHistory, EndTimeline, Skip), one or more that call Sync, and any number
-// that take and release sealed pieces (Next, Release). All other methods may
-// be called from anywhere.
+// SaveHistory, EndTimeline, Skip), one or more that call Sync and Prepare, and
+// any number that take and release sealed pieces (Next, Release). All other
+// methods may be called from anywhere.
 //
 // The first error of a write or fsync is final: every later Begin, Append,
 // Sync, SaveHistory and EndTimeline returns it, because the kernel may call a
@@ -64,15 +64,19 @@ type Spool struct {
 	begun bool
 	next  wal.LSN // where the next Append has to start
 
-	// syncMu is held during an fsync of the open segment and while open
-	// changes, so that no file is closed under an fsync, and none is fsynced
-	// again after a failure. It is taken before mu.
-	syncMu sync.Mutex
+	// syncMu is held during an fsync of the full or open segment and while
+	// these change, so that no file is closed under an fsync, and none is
+	// fsynced again after a failure. spareMu is held while the spare one is
+	// made and changes. They are taken in this order, and before mu.
+	syncMu  sync.Mutex
+	spareMu sync.Mutex
 
 	mu       sync.Mutex
 	err      error // final, see fail
 	tli      wal.Timeline
-	open     *openSegment // nil between segments; begins at or before durable
+	full     *openSegment // the one before open, while it is not sealed; durable lies in it
+	open     *openSegment // nil between segments; begins at or before durable if full is nil
+	spare    *openSegment // the one after open, if it is prepared
 	durable  wal.LSN      // on tli
 	appended wal.LSN      // written; not below durable
 	pieces   []*piece     // by timeline and LSN
@@ -81,7 +85,7 @@ type Spool struct {
 	changed  chan struct{}            // closed when a piece is added
 }
 
-// openSegment is the segment that is being written: the file <SEGMENT>.partial.
+// openSegment is an unfinished segment: the file <SEGMENT>.partial.
 type openSegment struct {
 	id ID
 	f  fsx.File
@@ -104,10 +108,18 @@ func (s *Spool) Resume() (Position, bool) {
 	return Position{tli, end}, ok
 }
 
+// current is the segment in which the durable end lies, nil between two.
+func (s *Spool) current() *openSegment {
+	if s.full != nil {
+		return s.full
+	}
+	return s.open
+}
+
 // newest is the newest timeline that is held; zero when there is none.
 func (s *Spool) newest() (newest wal.Timeline) {
-	if s.open != nil {
-		newest = s.open.id.Timeline
+	if current := s.current(); current != nil {
+		newest = current.id.Timeline
 	}
 	for _, p := range s.pieces {
 		newest = max(newest, p.ID.Timeline)
@@ -118,7 +130,7 @@ func (s *Spool) newest() (newest wal.Timeline) {
 // held is the end of what the spool can vouch for on tli; false when it holds
 // nothing of it.
 func (s *Spool) held(tli wal.Timeline) (end wal.LSN, ok bool) {
-	if s.open != nil && s.open.id.Timeline == tli {
+	if current := s.current(); current != nil && current.id.Timeline == tli {
 		return s.durable, true
 	}
 	for _, p := range s.pieces {
@@ -146,10 +158,11 @@ func (s *Spool) unbroken(tli wal.Timeline, end wal.LSN) wal.LSN {
 func (s *Spool) OpenSegment() (Sealed, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open == nil || s.durable <= s.open.id.Start(s.size) {
+	current := s.current()
+	if current == nil || s.durable <= current.id.Start(s.size) {
 		return Sealed{}, false
 	}
-	p := Sealed{ID: s.open.id, Path: s.partialPath(s.open.id), To: s.size.Offset(s.durable), fsys: s.fsys}
+	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: s.size.Offset(s.durable), fsys: s.fsys}
 	p.Ahead = s.ahead(p)
 	return p, true
 }
@@ -165,8 +178,10 @@ func (s *Spool) Usage() Usage {
 			u.Waiting++
 		}
 	}
-	if s.open != nil {
-		u.Bytes += int64(s.size)
+	for _, unfinished := range []*openSegment{s.full, s.open, s.spare} {
+		if unfinished != nil {
+			u.Bytes += int64(s.size)
+		}
 	}
 	return u
 }
@@ -182,10 +197,12 @@ func (s *Spool) Close() error {
 		s.err = fs.ErrClosed
 	}
 	var err error
-	if s.open != nil {
-		err = s.open.f.Close()
-		s.open = nil
+	for _, unfinished := range []*openSegment{s.full, s.open, s.spare} {
+		if unfinished != nil {
+			err = errors.Join(err, unfinished.f.Close())
+		}
 	}
+	s.full, s.open, s.spare = nil, nil, nil
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())
 		s.lock = nil

@@ -76,11 +76,11 @@ func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error {
 	s.mu.Lock()
 	s.ended[tli] = end
 	s.mu.Unlock()
-	if s.open == nil {
-		return nil
-	}
 	if err := s.sync(); err != nil {
 		return err
+	}
+	if s.open == nil {
+		return s.dropSpare(ID{})
 	}
 	return s.remainder()
 }
@@ -88,12 +88,21 @@ func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error {
 // remainder makes the durable part of the open segment a piece of its own. It
 // needs syncMu.
 func (s *Spool) remainder() error {
-	id := s.open.id
-	to := int64(s.durableEnd() - id.Start(s.size))
+	s.spareMu.Lock() // so that Prepare goes by the next segment to be opened
+	defer s.spareMu.Unlock()
+	if err := s.dropSpareLocked(ID{}); err != nil {
+		return err
+	}
+	open := s.open
+	to := int64(s.durableEnd() - open.id.Start(s.size))
 	if to == 0 {
 		return s.discard()
 	}
-	return s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+	err := s.settle(open, &piece{Sealed: Sealed{ID: open.id, Path: s.tailPath(open.id, to), To: to}})
+	if err == nil {
+		s.setOpen(nil)
+	}
+	return err
 }
 
 // discard gives up an open segment of which nothing is durable. If there are

@@ -161,6 +161,8 @@ func TestNextWaits(t *testing.T) {
 		default:
 		}
 		b.ok(b.Append(1, worldBase+mb-100, b.w.streams[1].At(worldBase+mb-100, worldBase+mb)))
+		_, err := b.Sync()
+		b.ok(err)
 		if name := <-got; name != "000000010000000000000007" {
 			t.Errorf("got %s", name)
 		}

@@ -137,6 +137,11 @@ func (w *world) stream(s *segment.Spool, tli wal.Timeline, from wal.LSN) error {
 			return err
 		}
 		from = to
+		if i%3 != 0 { // now early, now late
+			if err := s.Prepare(context.Background(), min(to+wal.LSN(i%4)*wal.LSN(testSize), w.last[tli])); err != nil {
+				return err
+			}
+		}
 		if to < w.last[tli] && i%2 == 0 || to == w.last[tli] && tli == w.newest {
 			if err := w.sync(s, tli, to); err != nil {
 				return err

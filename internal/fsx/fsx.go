@@ -65,23 +65,22 @@ type File interface {
 // disk is the operating system's file system, see [OS].
 type disk struct{}
 
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	fd int
+}
 
+// Datasync must not run beside Close.
 func (f osFile) Datasync() error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	cerr := conn.Control(func(fd uintptr) {
-		for serr = unix.EINTR; errors.Is(serr, unix.EINTR); {
-			serr = unix.Fdatasync(int(fd))
+	for {
+		err := unix.Fdatasync(f.fd)
+		if err == nil {
+			return nil
 		}
-	})
-	if cerr != nil {
-		return cerr
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("fdatasync "+f.Name(), err)
+		}
 	}
-	return os.NewSyscallError("fdatasync "+f.Name(), serr)
 }
 
 func open(name string, flag int, perm fs.FileMode) (File, error) {
@@ -89,7 +88,7 @@ func open(name string, flag int, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return osFile{f, int(f.Fd())}, nil
 }
 
 // Open implements [FS].
