@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test fuzz memory replay matrix lint demo clean
+.PHONY: build test fuzz memory bench replay matrix lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -29,6 +29,12 @@ fuzz:
 memory:
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestReceiverMemory$$' -v -stream 1024
+
+# The receiver beside pg_receivewal on the same primary, see docs/benchmarks.md;
+# BENCH=short only shows that all of it works.
+bench:
+	@internal/setup/debian.sh test
+	BENCH=$(BENCH) CGO_ENABLED=0 $(GO) test -count=1 -timeout 120m -tags bench -v ./internal/bench
 
 # Every trouble during replay, without a target and with one.
 replay:

@@ -1,0 +1,80 @@
+//go:build bench
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// TestMain makes this program a contender too.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 6 && os.Args[1] == "receive" {
+		if err := receive(os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// receive is what `walstream receive` does without an archive: WAL is streamed
+// and made durable in a spool, and stays there, as pg_receivewal's does. It
+// ends when all before end is durable, or by a signal.
+func receive(conninfo, dir, slot, end string) error {
+	until, err := wal.ParseLSN(end)
+	if err != nil {
+		return err
+	}
+	if name := os.Getenv("BENCH_PROFILE"); name != "" {
+		f, err := os.Create(fmt.Sprintf("%s.%d", name, os.Getpid()))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	log := zerolog.New(os.Stderr)
+	var spool *segment.Spool
+	recv, err := receiver.New(receiver.Config{
+		Options: pg.Options{Conninfo: conninfo, ApplicationName: "bench"}, Slot: slot, Log: log,
+		OpenSink: func(_ context.Context, id segment.Identity, _ receiver.SlotState) (receiver.Sink, error) {
+			spool, err = segment.OpenSpool(segment.SpoolConfig{Dir: dir + "/spool", Identity: id, Log: log})
+			return spool, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT)
+	defer stop()
+	if until > 0 {
+		go func() {
+			defer stop()
+			for recv.Status().Flushed < until && ctx.Err() == nil {
+				time.Sleep(2 * time.Millisecond)
+			}
+		}()
+	}
+	if err := recv.Run(ctx); err != nil {
+		return err
+	}
+	return spool.Close()
+}
