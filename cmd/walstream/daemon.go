@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
@@ -29,6 +31,8 @@ type daemon struct {
 	until    wal.LSN // of --once-until, zero is for ever
 	recv     *receiver.Receiver
 	archived archivedEnd
+	flushes  *flushTimes
+	started  time.Time
 
 	opened chan struct{} // closed when spool is set
 
@@ -38,10 +42,11 @@ type daemon struct {
 	arch     *archive.Archive
 	up       *archive.Uploader
 	archAway *hint.Failure // why arch is not open
+	backup   *backupView   // the newest in arch
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
-	return &daemon{conf: c, location: location, log: log, opened: make(chan struct{})}
+	return &daemon{conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(), opened: make(chan struct{})}
 }
 
 // reopenSpool opens the spool of an earlier process, so that its WAL is
@@ -58,7 +63,7 @@ func (d *daemon) reopenSpool() error {
 }
 
 func (d *daemon) openSpool(id segment.Identity) error {
-	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: d.conf.SpoolDir, Identity: id, Log: d.log})
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: d.conf.SpoolDir, Identity: id, OnFlush: d.flushes.observe, Log: d.log})
 	if err != nil {
 		return err
 	}
@@ -165,7 +170,42 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	d.mu.Lock()
 	d.arch, d.up, d.archAway = arch, up, nil
 	d.mu.Unlock()
-	return up.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return up.Run(ctx) })
+	g.Go(func() error { return d.watchBackups(ctx, arch) })
+	return g.Wait()
+}
+
+// watchBackups looks each minute for the newest backup. It reads backups only
+// when there are others than before.
+func (d *daemon) watchBackups(ctx context.Context, arch *archive.Archive) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	var seen []string
+	for {
+		var names []string
+		var err error
+		for info, lerr := range arch.Store().List(ctx, archive.BackupsPrefix, "") {
+			names, err = append(names, info.Name), lerr
+		}
+		if err == nil && !slices.Equal(names, seen) {
+			var last *backupView
+			if last, err = lastBackup(ctx, arch); err == nil {
+				seen = names
+				d.mu.Lock()
+				d.backup = last
+				d.mu.Unlock()
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.Debug().Err(err).Msg("looking for backups")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // awaitArchive opens the archive. Only first use, in openSink, may make one: a

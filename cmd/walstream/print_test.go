@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
@@ -54,18 +55,23 @@ func TestWindowsText(t *testing.T) {
 func TestStatusForPeople(t *testing.T) {
 	inBerlin(t)
 	now := utc("09:41:00")
+	p99 := 0.0031
 	v := &statusView{
 		Running: true,
 		Status: receiver.Status{State: receiver.Streaming, Since: now.Add(-131 * time.Minute), Server: "db1:5432",
-			ServerVersion: "15.18 (Debian)", Timeline: 3, Received: 0xA15F3A1C0D8, Flushed: 0xA15F3A1C000, ServerLSN: 0xA15F3A1D0D8, LastMessage: now.Add(-200 * time.Millisecond)},
+			ServerVersion: "15.18 (Debian)", Timeline: 3, Received: 0xA15F3A1C0D8, Flushed: 0xA15F3A1C000, ServerLSN: 0xA15F3A1D0D8,
+			LastMessage: now.Add(-200 * time.Millisecond), LastFlush: now.Add(-300 * time.Millisecond), CaughtUp: now.Add(-40 * time.Millisecond)},
+		SyncState: "quorum", FlushP99: &p99,
 		ArchivedLSN: 0xA15F3000000,
 		Slot:        &receiver.HoldStatus{SlotState: receiver.SlotState{Name: "walstream", Exists: true, RestartLSN: 0xA15F3000000, WALStatus: "reserved"}, Looked: now},
-		Archive:     archiveView{LastSuccess: now.Add(-41 * time.Second)},
-		Spool:       spoolView{Waiting: 1},
+		Archive: archiveView{LastSuccess: now.Add(-41 * time.Second),
+			Failure: &hint.Failure{Error: "put: no space left on device", Hints: []string{"df /srv"}, Since: now.Add(-30 * time.Second), Count: 4}},
+		Spool:       spoolView{Dir: "/var/lib/walstream/spool", Bytes: 48 << 20, Waiting: 1},
 		Backup:      &backupView{ID: "20261122T010003Z", PlainBytes: 41 << 30, Finished: now.Add(-8 * time.Hour)},
 		Recoverable: []recovery.Window{{From: utc("01:08:34"), To: utc("09:40:19"), Open: true}},
-		Problems:    []string{"archiving fails: put: no space left on device"},
 	}
+	v.measureLag(now, now)
+	v.findProblems()
 	check := func(want string) {
 		t.Helper()
 		var b bytes.Buffer
@@ -77,15 +83,59 @@ func TestStatusForPeople(t *testing.T) {
 		}
 	}
 	check(`
-state     streaming for 2h11m from db1:5432, PostgreSQL 15.18, timeline 3
+state     streaming for 2h11m from db1:5432, PostgreSQL 15.18, timeline 3, synchronous
 received  A15/F3A1C0D8  4.0 KiB behind the server, heard 0.2 s ago
-flushed   A15/F3A1C000  216 B received and not durable yet
+flushed   A15/F3A1C000  216 B received and not durable yet, lag 4.2 KiB, 40 ms, acknowledged 0.3 s ago, fsync p99 3.1 ms
 archived  A15/F3000000  10.1 MiB in the spool only, 1 segment waiting, last put 41 s ago
+spool     48.0 MiB      /var/lib/walstream/spool
 slot      A15/F3000000  walstream (reserved) keeps 10.1 MiB on the server
 backup    20261122T010003Z, 41.0 GiB, finished 8 h ago
 recover   2026-11-22 02:08:34 .. 10:40:19 CET, last commit 41 s ago
-PROBLEM   archiving fails: put: no space left on device
+PROBLEM   archiving fails since 2026-11-22 10:40:30 CET, 4 times: put: no space left on device
+hint      df /srv
 `)
+	if got, want := v.line(now), "2026-11-22 10:41:00 CET  streaming, flushed A15/F3A1C000, lag 4.2 KiB, 40 ms, archived A15/F3000000, 10.1 MiB in the spool only, 1 segment waiting, last put 41 s ago"+
+		"  PROBLEM: archiving fails since 2026-11-22 10:40:30 CET, 4 times: put: no space left on device"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+
+	// All is well, and then the connection breaks.
+	v.Received, v.Flushed, v.Archive, v.SyncState, v.Problems = v.ServerLSN, v.ServerLSN, archiveView{}, "async", nil
+	v.measureLag(now, now)
+	v.findProblems()
+	check(`
+state     streaming for 2h11m from db1:5432, PostgreSQL 15.18, timeline 3, not synchronous
+received  A15/F3A1D0D8  0 B behind the server, heard 0.2 s ago
+flushed   A15/F3A1D0D8  all that was received is durable, acknowledged 0.3 s ago, fsync p99 3.1 ms
+archived  A15/F3000000  10.1 MiB in the spool only, 1 segment waiting
+spool     48.0 MiB      /var/lib/walstream/spool
+slot      A15/F3000000  walstream (reserved) keeps 10.1 MiB on the server
+backup    20261122T010003Z, 41.0 GiB, finished 8 h ago
+recover   2026-11-22 02:08:34 .. 10:40:19 CET, last commit 41 s ago
+`)
+	v.State, v.Since, v.SyncState, v.FlushP99, v.CaughtUp = receiver.Waiting, now.Add(-2*time.Second), "", nil, now.Add(-95*time.Second)
+	v.Failure = v.Failure.Again(hint.Errorf("pg_isready -h db1", "connect to db1:5432: connection refused"), now.Add(-94*time.Second))
+	v.Slot.Failure = v.Failure.Again(hint.Errorf("pg_isready -h db1", "connect to db1:5432: connection refused"), now)
+	v.LagBytes = nil
+	v.measureLag(now, now)
+	v.findProblems()
+	check(`
+state     waiting for 2.0 s, PostgreSQL 15.18, timeline 3
+received  A15/F3A1D0D8
+flushed   A15/F3A1D0D8  all that was received is durable, lag 1m35s, acknowledged 0.3 s ago
+archived  A15/F3000000  10.1 MiB in the spool only, 1 segment waiting
+spool     48.0 MiB      /var/lib/walstream/spool
+slot      A15/F3000000  walstream (reserved) keeps 10.1 MiB on the server
+backup    20261122T010003Z, 41.0 GiB, finished 8 h ago
+recover   2026-11-22 02:08:34 .. 10:40:19 CET, last commit 41 s ago
+PROBLEM   not streaming since 2026-11-22 10:39:26 CET: connect to db1:5432: connection refused
+PROBLEM   slot walstream cannot be looked at or moved since 2026-11-22 10:39:26 CET, 2 times: connect to db1:5432: connection refused
+hint      pg_isready -h db1
+`)
+	if got, want := v.line(now), "2026-11-22 10:41:00 CET  waiting, flushed A15/F3A1D0D8, lag 1m35s, archived A15/F3000000, 10.1 MiB in the spool only, 1 segment waiting"+
+		"  PROBLEM: not streaming since 2026-11-22 10:39:26 CET: connect to db1:5432: connection refused (and 1 more)"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
 	v = &statusView{Status: receiver.Status{State: receiver.Stopped}, Problems: []string{"no receiver is running on this spool"}}
 	check(`
 state     stopped

@@ -77,6 +77,10 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
+	listener, err := d.listenHTTP(ctx) // behind the lock of the spool: a second receiver learns of that
+	if err != nil {
+		return err
+	}
 
 	stream, stopStream := context.WithCancelCause(ctx)
 	defer stopStream(nil)
@@ -86,6 +90,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	tasks.Go(func() error { return d.archiveWAL(beside) })
 	tasks.Go(func() error { return d.recv.HoldSlot().Run(beside) })
 	tasks.Go(func() error { return d.serveStatus(beside) })
+	if listener != nil {
+		tasks.Go(func() error { return d.serveHTTP(beside, listener) })
+	}
 	tasks.Go(func() error { d.notify(beside, ctx); return nil })
 	if d.until != 0 {
 		tasks.Go(func() error { d.watch(beside, stopStream); return nil })

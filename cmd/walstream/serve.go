@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/wal"
 )
@@ -26,19 +26,26 @@ import (
 const socketName = "status.sock"
 
 // status is the daemon's present state.
-func (d *daemon) status() statusView {
+func (d *daemon) status() *statusView {
 	hold := d.recv.HoldSlot().Status()
-	v := statusView{
+	v := &statusView{
 		Running: true, Status: d.recv.Status(), ArchivedLSN: d.archived.lsn(), Slot: &hold,
 		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir}, Problems: []string{},
 	}
 	d.mu.Lock()
 	spool, up, away := d.spool, d.up, d.archAway
+	v.Backup = d.backup
 	d.mu.Unlock()
 	if spool != nil {
 		u := spool.Usage()
-		v.Spool.Bytes, v.Spool.Waiting = u.Bytes, u.Waiting
+		v.Spool.open, v.Spool.Bytes, v.Spool.Waiting = true, u.Bytes, u.Waiting
 	}
+	v.SyncState = hold.SyncStates[v.BackendPID]
+	if v.SyncState != "" && v.State != receiver.Streaming {
+		v.SyncState = "async" // until the next look
+	}
+	v.FlushP99 = d.flushes.p99()
+	v.measureLag(d.started, time.Now())
 	v.Archive.Failure = away
 	if up != nil {
 		s := up.Status()
@@ -54,6 +61,23 @@ func (d *daemon) status() statusView {
 	return v
 }
 
+// measureLag says how far what is durable here is behind the server. Without a
+// connection nobody knows how far the server is.
+func (v *statusView) measureLag(started, now time.Time) {
+	since := v.CaughtUp
+	if since.IsZero() {
+		since = started
+	}
+	age := max(0, now.Sub(since)).Seconds()
+	if v.State == receiver.Streaming {
+		behind := lsnDistance(v.Flushed, v.ServerLSN)
+		if v.LagBytes = &behind; behind == 0 {
+			age = 0
+		}
+	}
+	v.LagSeconds = &age
+}
+
 // inUTC turns every time of the view into what --json promises.
 func (v *statusView) inUTC() {
 	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
@@ -64,12 +88,37 @@ func (v *statusView) inUTC() {
 	}
 }
 
+// unready lists why WAL is not streamed, or not archived.
+func (v *statusView) unready() (lacks []string) {
+	add := func(format string, args ...any) { lacks = append(lacks, fmt.Sprintf(format, args...)) }
+	switch {
+	case v.State == receiver.Streaming:
+	case v.Failure == nil:
+		add("not streaming: still connecting")
+	default:
+		add("not streaming%s", failureText(v.Failure))
+	}
+	if v.Archive.Failure != nil {
+		add("archiving fails%s", failureText(v.Archive.Failure))
+	}
+	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
+		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])
+	}
+	return lacks
+}
+
+// failureText is since when something fails, how often, and why.
+func failureText(f *hint.Failure) string {
+	if f.Count == 1 {
+		return fmt.Sprintf(" since %s: %s", term.Time(f.Since), f)
+	}
+	return fmt.Sprintf(" since %s, %d times: %s", term.Time(f.Since), f.Count, f)
+}
+
 // findProblems lists what a person has to look at.
 func (v *statusView) findProblems() {
+	v.Problems = append(v.Problems, v.unready()...)
 	add := func(format string, args ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, args...)) }
-	if v.State != receiver.Streaming {
-		add("not streaming: %s", cmp.Or(v.Failure.String(), "still connecting"))
-	}
 	if v.Alarm != "" {
 		add("%s", v.Alarm)
 	}
@@ -79,11 +128,8 @@ func (v *statusView) findProblems() {
 	if v.Slot != nil && !v.Slot.Looked.IsZero() && !v.Slot.Holds() {
 		add("slot %s keeps no WAL", v.Slot.Name)
 	}
-	if v.Archive.Failure != nil {
-		add("archiving fails: %s", v.Archive.Failure)
-	}
-	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
-		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])
+	if v.Slot != nil && v.Slot.Failure != nil && v.Slot.Failure.Count > 1 {
+		add("slot %s cannot be looked at or moved%s", v.Slot.Name, failureText(v.Slot.Failure))
 	}
 }
 
@@ -148,7 +194,8 @@ func (d *daemon) notify(ctx, user context.Context) {
 		case <-stopping:
 			stopping = nil
 			text = sd.SdNotifyStopping
-		case <-tick.C:
+		case now := <-tick.C:
+			d.flushes.turn(now)
 			st := d.recv.Status()
 			if !ready && st.State == receiver.Streaming && !st.LastMessage.IsZero() {
 				ready = true

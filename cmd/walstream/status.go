@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,15 @@ import (
 type statusView struct {
 	Running bool `json:"running"`
 	receiver.Status
+	// SyncState is sync_state in pg_stat_replication, "" when it is not known.
+	SyncState string `json:"sync_state,omitempty"`
+	// LagBytes is what the server has and is not durable here, nil without a
+	// stream; LagSeconds is the age of the newest moment for which nothing is.
+	LagBytes   *int64   `json:"lag_bytes,omitempty"`
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+	// FlushP99 is what 99 of 100 fdatasyncs took at most, in the last minute
+	// or two.
+	FlushP99    *float64             `json:"flush_p99_seconds,omitempty"`
 	ArchivedLSN wal.LSN              `json:"archived_lsn"`
 	Slot        *receiver.HoldStatus `json:"slot,omitempty"`
 	Archive     archiveView          `json:"archive"`
@@ -55,40 +65,36 @@ type spoolView struct {
 	Dir     string `json:"dir"`
 	Bytes   int64  `json:"bytes"`
 	Waiting int    `json:"waiting_segments"`
+	open    bool
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var watch bool
+	cmd := &cobra.Command{
 		Use: "status", Short: "Show what is received, durable and archived; exit code 3 when something is wrong", Args: wants(),
 		Long: `Ask the running receiver how it is, through a socket in the spool directory. If
-none is running, show what the spool and the archive hold.`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.status(ctx) }),
+none is running, show what the spool and the archive hold.
+
+With --watch it does so each second until it is interrupted: on a terminal in
+place, otherwise a line at a time, with --json one object a line.`,
+		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.status(ctx, watch) }),
 	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
+	return cmd
 }
 
-func (a *app) status(ctx context.Context) error {
+func (a *app) status(ctx context.Context, watch bool) error {
 	c, err := a.load()
 	if err != nil {
 		return err
 	}
-	v, err := askReceiver(ctx, c.SpoolDir)
+	l := looker{app: a, conf: c}
+	if watch {
+		return a.watchStatus(ctx, l.look)
+	}
+	v, err := l.look(ctx)
 	if err != nil {
 		return err
-	}
-	arch, archErr := a.openArchive(ctx, c)
-	if v == nil {
-		if v, err = leftBehind(ctx, c, arch, archErr); err != nil {
-			return err
-		}
-	}
-	if archErr == nil {
-		v.Backup, archErr = lastBackup(ctx, arch)
-	}
-	if archErr == nil {
-		v.Recoverable, archErr = sourceToLookAt(c, arch).Windows(ctx)
-	}
-	if archErr != nil && v.Archive.Failure == nil {
-		v.Archive.Failure = v.Archive.Failure.Again(archErr, time.Now().UTC())
 	}
 	if err := a.printStatus(v); err != nil {
 		return err
@@ -100,6 +106,44 @@ func (a *app) status(ctx context.Context) error {
 		return &problemsError{term.Count(n, "problem")}
 	}
 	return nil
+}
+
+// looker looks at a receiver again and again, at its archive less often.
+type looker struct {
+	app  *app
+	conf *config.Loaded
+
+	backup  *backupView
+	windows []recovery.Window
+	read    time.Time // when they were
+	err     error     // and what was in the way
+}
+
+const archiveInterval = 30 * time.Second
+
+func (l *looker) look(ctx context.Context) (*statusView, error) {
+	v, err := askReceiver(ctx, l.conf.SpoolDir)
+	if err != nil {
+		return nil, err
+	}
+	arch, archErr := l.app.openArchive(ctx, l.conf)
+	if v == nil {
+		if v, err = leftBehind(ctx, l.conf, arch, archErr); err != nil {
+			return nil, err
+		}
+	}
+	if archErr == nil && time.Since(l.read) > archiveInterval {
+		l.read = time.Now()
+		l.backup, l.err = lastBackup(ctx, arch)
+		if l.err == nil {
+			l.windows, l.err = sourceToLookAt(l.conf, arch).Windows(ctx)
+		}
+	}
+	v.Backup, v.Recoverable = l.backup, l.windows
+	if err := cmp.Or(archErr, l.err); err != nil && v.Archive.Failure == nil {
+		v.Archive.Failure = v.Archive.Failure.Again(err, time.Now().UTC())
+	}
+	return v, nil
 }
 
 // askReceiver asks the receiver that holds the spool; nil when there is none.

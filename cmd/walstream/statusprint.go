@@ -2,9 +2,11 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/wal"
@@ -21,8 +23,11 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 	table := term.NewTable(w)
 	table.Row("state", v.stateText(now))
 	table.Row("received", lsnText(v.Received), v.receivedText(now))
-	table.Row("flushed", lsnText(v.Flushed), v.flushedText())
+	table.Row("flushed", lsnText(v.Flushed), v.flushedText(now))
 	table.Row("archived", lsnText(v.ArchivedLSN), v.archiveText(now))
+	if v.Spool.Bytes > 0 {
+		table.Row("spool", term.Size(v.Spool.Bytes), v.Spool.Dir)
+	}
 	if v.Slot != nil && !v.Slot.Looked.IsZero() {
 		table.Row("slot", lsnText(v.Slot.RestartLSN), v.slotText())
 	}
@@ -37,7 +42,29 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 	for _, p := range v.Problems {
 		table.Row("PROBLEM", p)
 	}
+	for _, h := range v.hints() {
+		table.Row("hint", h)
+	}
 	return table.Flush()
+}
+
+// hints are the remedies of what fails now, each once.
+func (v *statusView) hints() (hints []string) {
+	failures := []*hint.Failure{v.Failure, v.Archive.Failure}
+	if v.Slot != nil {
+		failures = append(failures, v.Slot.Failure)
+	}
+	for _, f := range failures {
+		if f == nil {
+			continue
+		}
+		for _, h := range f.Hints {
+			if !slices.Contains(hints, h) {
+				hints = append(hints, h)
+			}
+		}
+	}
+	return hints
 }
 
 func (v *statusView) stateText(now time.Time) string {
@@ -54,6 +81,12 @@ func (v *statusView) stateText(now time.Time) string {
 	if v.Timeline != 0 {
 		text += ", timeline " + v.Timeline.String()
 	}
+	switch v.SyncState {
+	case "sync", "quorum":
+		text += ", synchronous"
+	case "potential", "async":
+		text += ", not synchronous"
+	}
 	return text
 }
 
@@ -64,15 +97,34 @@ func (v *statusView) receivedText(now time.Time) string {
 	return join(term.Size(lsnDistance(v.Received, v.ServerLSN))+" behind the server", ago("heard", v.LastMessage, now))
 }
 
-func (v *statusView) flushedText() string {
+func (v *statusView) flushedText(now time.Time) string {
 	if !v.Running || v.Flushed == 0 {
 		return ""
 	}
+	text := "all that was received is durable"
 	if left := lsnDistance(v.Flushed, v.Received); left > 0 {
-		return term.Size(left) + " received and not durable yet"
+		text = term.Size(left) + " received and not durable yet"
 	}
-	return "all that was received is durable"
+	text = join(text, v.lagText(), ago("acknowledged", v.LastFlush, now))
+	if v.FlushP99 != nil {
+		text += ", fsync p99 " + secondsText(*v.FlushP99)
+	}
+	return text
 }
+
+// lagText is how far what is durable is behind the server, "" if it is not or
+// nobody knows.
+func (v *statusView) lagText() string {
+	switch {
+	case v.LagSeconds == nil || *v.LagSeconds == 0:
+		return ""
+	case v.LagBytes == nil:
+		return "lag " + secondsText(*v.LagSeconds)
+	}
+	return "lag " + term.Size(*v.LagBytes) + ", " + secondsText(*v.LagSeconds)
+}
+
+func secondsText(s float64) string { return term.Duration(time.Duration(s * float64(time.Second))) }
 
 // archiveText: what is not archived is in the spool, and most of the time only
 // in the segment that is being filled.

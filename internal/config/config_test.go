@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,7 @@ import (
 )
 
 var defaults = Config{
-	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream",
+	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTPListen: "127.0.0.1:9788",
 	CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute,
 }
 
@@ -107,9 +108,9 @@ func TestPrecedence(t *testing.T) {
 func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
-		"application_name": "w1", "compression_level": "best", "restore_retry": "90s",
+		"application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
 	}
-	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1",
+	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80",
 		CompressionLevel: "best", RestoreRetry: 90 * time.Second}
 	var file strings.Builder
 	var env []string
@@ -117,11 +118,12 @@ func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 		if texts[k.Path] == "" {
 			t.Fatalf("this test does not know %s", k.Path)
 		}
-		file.WriteString(strings.ReplaceAll(k.Path, "spool.dir", "spool: {dir") + ": " + texts[k.Path])
-		if k.Path == "spool.dir" {
-			file.WriteString("}")
+		section, leaf, nested := strings.Cut(k.Path, ".")
+		if nested {
+			fmt.Fprintf(&file, "%s: {%s: %q}\n", section, leaf, texts[k.Path])
+		} else {
+			fmt.Fprintf(&file, "%s: %s\n", k.Path, texts[k.Path])
 		}
-		file.WriteString("\n")
 		env = append(env, k.Env()+"="+texts[k.Path])
 	}
 	if diff := cmp.Diff(want, load(t, Sources{File: writeFile(t, file.String())}).Config); diff != "" {
@@ -140,6 +142,14 @@ func TestRelativePaths(t *testing.T) {
 	l = load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "file:///a"}})
 	if l.Archive != "file:///a" {
 		t.Errorf("archive %q", l.Archive)
+	}
+}
+
+func TestNoHTTP(t *testing.T) {
+	for _, src := range []Sources{{File: writeFile(t, "http: {listen: ''}\n")}, {File: writeFile(t, "http: {listen: off}\n")}, {Environ: []string{"WALSTREAM_HTTP_LISTEN=off"}}} {
+		if l := load(t, src); l.HTTPListen != "" {
+			t.Errorf("%+v", l.Config)
+		}
 	}
 }
 
@@ -170,7 +180,7 @@ func TestProblems(t *testing.T) {
 		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
 		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
 		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, each with a value"}},
-		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, application_name, compression_level, restore_retry, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, application_name, http, compression_level, restore_retry, each with a value"}},
 		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
 		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
 		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{
@@ -180,6 +190,8 @@ func TestProblems(t *testing.T) {
 			`FILE:2: restore_retry: "5" is no duration: write it like 90s, 15m or 2h30m`,
 		}},
 		{"store", "archive: s3://k:s@b/p\n", []string{`FILE:1: archive: "s3://k:***@b/p" is no directory: want an absolute path`}},
+		{"address", "http: {listen: 9788}\n", []string{`FILE:1: http.listen: "9788" is no address: write it like 127.0.0.1:9788, or off`}},
+		{"port", "http: {listen: '[::1]:99999'}\n", []string{`FILE:1: http.listen: "[::1]:99999" is no address: write it like 127.0.0.1:9788, or off`}},
 		{"name", "application_name: näh\nrestore_retry: -1s\n", []string{
 			`FILE:1: application_name: "näh" is no application_name: only printable ASCII`,
 			"FILE:2: restore_retry: must not be negative",

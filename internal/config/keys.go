@@ -8,9 +8,11 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,6 +27,7 @@ type Config struct {
 	SpoolDir         string        // absolute path
 	Slot             string        // replication slot
 	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
+	HTTPListen       string        // host:port; empty: no HTTP server
 	CompressionLevel string        // fastest, default, better or best
 	RestoreRetry     time.Duration // how long wal-get retries trouble
 }
@@ -70,6 +73,9 @@ func Keys() []Key {
 		{Path: "application_name",
 			Help: "name for synchronous_standby_names; empty: that of the connection string, PGAPPNAME, or walstream",
 			set:  func(c *Config, s string) error { return setName(&c.ApplicationName, s) }},
+		{Path: "http.listen", Default: "127.0.0.1:9788",
+			Help: "address on which receive serves /metrics, /healthz and /readyz; off: none",
+			set:  func(c *Config, s string) error { return setListen(&c.HTTPListen, s) }},
 		{Path: "compression_level", Default: "fastest",
 			Help: "zstd effort: " + strings.Join(CompressionLevels(), ", "),
 			set:  func(c *Config, s string) error { return setChoice(&c.CompressionLevel, s, CompressionLevels()) }},
@@ -118,6 +124,20 @@ func setName(dst *string, s string) error {
 	}
 	if len(s) > 63 {
 		return fmt.Errorf("%q is longer than 63 bytes, PostgreSQL would cut it", s)
+	}
+	*dst = s
+	return nil
+}
+
+// setListen takes "off" for the environment, where empty means not set.
+func setListen(dst *string, s string) error {
+	if s == "off" || s == "" {
+		*dst = ""
+		return nil
+	}
+	_, port, err := net.SplitHostPort(s)
+	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil {
+		return fmt.Errorf("%q is no address: write it like 127.0.0.1:9788, or off", s)
 	}
 	*dst = s
 	return nil

@@ -112,6 +112,7 @@ sql "INSERT INTO orders SELECT i, 'item ' || i FROM generate_series(-5000, -1) i
 step "2. walstream streams its WAL, as synchronous standby"
 export WALSTREAM_ARCHIVE=$DEMO_DIR/archive WALSTREAM_SPOOL=$DEMO_DIR/spool
 export WALSTREAM_DBNAME="host=$DEMO_DIR user=postgres"
+export WALSTREAM_HTTP_LISTEN=off # its port may be taken
 for name in DBNAME ARCHIVE SPOOL; do
 	name=WALSTREAM_$name
 	show export "$name=${!name}" | sed "s/'$name=/$name='/"

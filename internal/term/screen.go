@@ -21,6 +21,12 @@ func NewScreen(w io.Writer) *Screen { return &Screen{w: w} }
 // clearLine goes to the beginning of the line and empties it (ECMA-48).
 const clearLine = "\r\x1b[K"
 
+// Redraw replaces what a terminal shows by the lines of page, at once.
+func Redraw(w io.Writer, page []byte) error {
+	_, err := w.Write(append([]byte("\x1b[H\x1b[2J"), page...)) // home, then erase all
+	return err
+}
+
 // Write writes lines.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/receiver"
+)
+
+// metricNames are a contract: alerts and dashboards elsewhere use them. None
+// is ever changed or removed.
+func metricNames() []string {
+	return strings.Fields(`
+		walstream_archive_failures_total walstream_archive_last_failure_timestamp_seconds
+		walstream_archive_last_success_timestamp_seconds walstream_archived_lsn_bytes
+		walstream_backup_duration_seconds walstream_backup_size_bytes walstream_flush_seconds
+		walstream_flushed_lsn_bytes walstream_lag_seconds walstream_last_backup_timestamp_seconds
+		walstream_received_bytes_total walstream_received_lsn_bytes walstream_reconnects_total
+		walstream_segments_archived_total walstream_server_lsn_bytes walstream_slot_holding
+		walstream_slot_retained_bytes walstream_spool_bytes walstream_spool_segments
+		walstream_streaming walstream_synchronous walstream_timeline`)
+}
+
+// gathered are the samples of a view by name.
+func gathered(t *testing.T, v *statusView) map[string]float64 {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	c := newCollector(func() *statusView { return v })
+	for _, c := range []prometheus.Collector{c, newFlushTimes()} {
+		if err := reg.Register(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples := map[string]float64{}
+	for _, f := range families {
+		m := f.GetMetric()[0]
+		samples[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+	}
+	return samples
+}
+
+func TestMetricValues(t *testing.T) {
+	began := utc("09:00:00")
+	half, no := 0.5, int64(0)
+	v := &statusView{
+		Status: receiver.Status{State: receiver.Streaming, Timeline: 3, ServerLSN: 0x5000, Received: 0x4000, Flushed: 0x3000,
+			ReceivedBytes: 77, Reconnects: 2},
+		SyncState: "quorum", LagSeconds: &half, LagBytes: &no, ArchivedLSN: 0x2000,
+		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{Name: "s", Exists: true, RestartLSN: 0x1000}, Looked: began},
+		Archive: archiveView{LastSuccess: began, LastFailure: began.Add(1500 * time.Millisecond), Segments: 4, Failures: 5},
+		Spool:   spoolView{open: true, Bytes: 1 << 20, Waiting: 6},
+		Backup:  &backupView{Started: began, Finished: began.Add(time.Minute), PlainBytes: 99},
+	}
+	at := float64(began.Unix())
+	want := map[string]float64{
+		"walstream_archive_failures_total": 5, "walstream_archive_last_failure_timestamp_seconds": at + 1.5,
+		"walstream_archive_last_success_timestamp_seconds": at, "walstream_archived_lsn_bytes": 0x2000,
+		"walstream_backup_duration_seconds": 60, "walstream_backup_size_bytes": 99, "walstream_flush_seconds": 0,
+		"walstream_flushed_lsn_bytes": 0x3000, "walstream_lag_seconds": 0.5, "walstream_last_backup_timestamp_seconds": at + 60,
+		"walstream_received_bytes_total": 77, "walstream_received_lsn_bytes": 0x4000, "walstream_reconnects_total": 2,
+		"walstream_segments_archived_total": 4, "walstream_server_lsn_bytes": 0x5000, "walstream_slot_holding": 1,
+		"walstream_slot_retained_bytes": 0x4000, "walstream_spool_bytes": 1 << 20, "walstream_spool_segments": 6,
+		"walstream_streaming": 1, "walstream_synchronous": 1, "walstream_timeline": 3,
+	}
+	got := gathered(t, v)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	var names []string
+	for name := range got {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff(metricNames(), names); diff != "" {
+		t.Error(diff)
+	}
+
+	v.State, v.SyncState, v.Slot.RestartLSN = receiver.Waiting, "potential", 0
+	got = gathered(t, v)
+	if _, there := got["walstream_slot_retained_bytes"]; there || got["walstream_streaming"]+got["walstream_synchronous"]+got["walstream_slot_holding"] != 0 {
+		t.Errorf("neither streaming nor synchronous, without a slot: %v", got)
+	}
+}
+
+// What never happened and what is not known is absent: 0 would be a lie.
+func TestAbsentIsNotZero(t *testing.T) {
+	v := &statusView{Status: receiver.Status{State: receiver.Connecting}, Slot: &receiver.HoldStatus{}}
+	want := map[string]float64{
+		"walstream_streaming": 0, "walstream_flush_seconds": 0, // the counters begin
+		"walstream_received_bytes_total": 0, "walstream_reconnects_total": 0, "walstream_segments_archived_total": 0, "walstream_archive_failures_total": 0,
+	}
+	if diff := cmp.Diff(want, gathered(t, v)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// docs/monitoring.md explains every metric in the words of its HELP, and its
+// alerts use no others.
+func TestMonitoringIsComplete(t *testing.T) {
+	body, err := os.ReadFile(filepath.Join(root, "docs/monitoring.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(body)
+	want := "| `walstream_flush_seconds` | " + flushHelp + " |"
+	if !strings.Contains(doc, want) {
+		t.Errorf("missing:\n%s", want)
+	}
+	for _, m := range metrics() {
+		if row := fmt.Sprintf("| `%s` | %s |", m.name, m.help); !strings.Contains(doc, row) {
+			t.Errorf("missing:\n%s", row)
+		}
+	}
+	for _, name := range regexp.MustCompile(`walstream_\w+`).FindAllString(doc, -1) {
+		if !slices.Contains(metricNames(), strings.TrimSuffix(name, "_bucket")) {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
+func TestFlushTimes(t *testing.T) {
+	f := newFlushTimes()
+	now := utc("09:00:00")
+	check := func(what string, low, high time.Duration) {
+		t.Helper()
+		got := f.p99()
+		if got == nil || *got < low.Seconds() || *got > high.Seconds() {
+			t.Errorf("%s: %v, want %s to %s", what, got, low, high)
+		}
+	}
+	if f.p99() != nil {
+		t.Error("a percentile of nothing")
+	}
+	f.turn(now)
+	for range 1000 {
+		f.observe(time.Millisecond)
+	}
+	check("1 ms each", 800*time.Microsecond, 1600*time.Microsecond)
+	f.observe(time.Second)
+	check("one in a thousand is slow", 800*time.Microsecond, 1600*time.Microsecond)
+	for range 20 {
+		f.observe(time.Second)
+	}
+	check("two in a hundred are", 800*time.Millisecond, 1700*time.Millisecond)
+	for range 2 * int(flushWindow/time.Second) {
+		now = now.Add(time.Second)
+		f.turn(now)
+	}
+	if got := f.p99(); got != nil {
+		t.Errorf("nothing for two minutes: %v", *got)
+	}
+	f.observe(time.Hour)
+	check("beyond all buckets", 100*time.Second, 110*time.Second)
+	if n := testing.AllocsPerRun(1000, func() { f.observe(time.Millisecond) }); n != 0 {
+		t.Errorf("%v allocations for each flush", n)
+	}
+}
+
+// Ready is: WAL comes, and gets to where it has to.
+func TestUnready(t *testing.T) {
+	inBerlin(t)
+	failed := &hint.Failure{Error: "no luck", Since: utc("09:00:00"), Count: 3}
+	v := &statusView{Status: receiver.Status{State: receiver.Streaming, Orphan: &receiver.Orphan{}}}
+	check := func(want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, v.unready()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	check()
+	v.Archive.Failure = failed
+	check("archiving fails since 2026-11-22 10:00:00 CET, 3 times: no luck")
+	v.State = receiver.Connecting
+	check("not streaming: still connecting", "archiving fails since 2026-11-22 10:00:00 CET, 3 times: no luck")
+	v.Archive.Failure, v.Failure = nil, failed
+	check("not streaming since 2026-11-22 10:00:00 CET, 3 times: no luck")
+}
