@@ -122,9 +122,9 @@ func TestMetricsOfRealServer(t *testing.T) {
 	// The next process begins with the backup and with counters at 0.
 	w.primary.Start()
 	r = w.receive()
-	testkit.Wait(t, "the backup", func() (bool, string) {
+	testkit.Wait(t, "a look at backups and slot", func() (bool, string) {
 		got = r.scrape()
-		return got["walstream_last_backup_timestamp_seconds"] > 0, fmt.Sprint(got)
+		return got["walstream_last_backup_timestamp_seconds"] > 0 && got["walstream_slot_retained_bytes"] > 0, fmt.Sprint(got)
 	})
 	var list struct{ Backups []backupView }
 	b := decode(t, w.must("list", "--json"), &list).Backups[0]

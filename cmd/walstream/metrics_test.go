@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,9 +17,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
 )
 
 // metricNames are a contract: alerts and dashboards elsewhere use them. None
@@ -192,4 +200,65 @@ func TestUnready(t *testing.T) {
 	check("not streaming: still connecting", "archiving fails since 2026-11-22 10:00:00 CET, 3 times: no luck")
 	v.Archive.Failure, v.Failure = nil, failed
 	check("not streaming since 2026-11-22 10:00:00 CET, 3 times: no luck")
+}
+
+// A disk that hangs in fdatasync keeps nobody from asking how it is.
+func TestHangingDiskFreezesNoAnswer(t *testing.T) {
+	d := newDaemon(&config.Loaded{}, t.TempDir(), zerolog.Nop())
+	var err error
+	d.recv, err = receiver.New(receiver.Config{Slot: "s", OpenSink: func(context.Context, segment.Identity, receiver.SlotState) (receiver.Sink, error) { return nil, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: 1 << 20}
+	disk, hangs, release := fsx.NewMem(), make(chan struct{}), make(chan struct{})
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: disk, Identity: id, OnFlush: d.flushes.observe})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(spool.Begin(1, 1<<20), spool.Append(1, 1<<20, make([]byte, 8192))); err != nil {
+		t.Fatal(err)
+	}
+	d.spool, d.identity = spool, id
+	disk.OnOp = func(op fsx.Op) error {
+		if op.Kind == fsx.OpDatasync {
+			close(hangs)
+			<-release
+		}
+		return nil
+	}
+	synced := make(chan error, 1)
+	go func() {
+		_, err := spool.Sync()
+		synced <- err
+	}()
+	<-hangs
+	handler, err := d.handler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		for path, want := range map[string]int{"/healthz": 200, "/readyz": 503, "/metrics": 200} {
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			if w.Code != want {
+				t.Errorf("%s: %d %s", path, w.Code, w.Body)
+			}
+		}
+	}()
+	select {
+	case <-answered:
+	case <-time.After(time.Minute):
+		t.Error("no answer while the disk hangs")
+	}
+	close(release)
+	if err := <-synced; err != nil {
+		t.Fatal(err)
+	}
+	spool.Close()
+	if d.flushes.p99() == nil {
+		t.Error("the flush is not counted")
+	}
 }
