@@ -24,6 +24,8 @@ const (
 	BackupPrefix = "backup/"
 	// PointsPrefix holds one object for each named restore point.
 	PointsPrefix = "points/"
+	// GapsPrefix holds one object for each recorded [Gap].
+	GapsPrefix = "gaps/"
 )
 
 // SegmentName is the object of one complete segment.

@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/wal"
 )
 
-// WALRemovedError says that the server has recycled WAL that was never
-// received: there is a gap, unless another place still holds it.
+// WALRemovedError says that the server has recycled the WAL with which a stream
+// would have gone on.
 type WALRemovedError struct {
 	Timeline wal.Timeline
 	LSN      wal.LSN // where the stream would have gone on
@@ -89,9 +88,11 @@ func (e *refusal) Unwrap() error { return e.err }
 // is compared because walsender derives the SQLSTATE of "already been removed"
 // from a stale errno when the file goes away while it is read.
 func explainStream(err error, tli wal.Timeline, at wal.LSN) error {
+	if err == nil {
+		return nil
+	}
 	if pg.Code(err) != pg.CodeUndefinedFile && !strings.Contains(err.Error(), "has already been removed") {
 		return fmt.Errorf("stream of timeline %s at %s: %w", tli, at, err)
 	}
-	return hint.With(&WALRemovedError{Timeline: tli, LSN: at, Err: err},
-		"copy the missing segments into pg_wal of the server from a standby or another archive and start again; otherwise begin anew with an empty --spool and --archive, and: walstream backup")
+	return &WALRemovedError{Timeline: tli, LSN: at, Err: err}
 }

@@ -124,8 +124,12 @@ func (f *fake) serve(conn net.Conn) {
 			return
 		}
 		if strings.HasPrefix(q.String, "START_REPLICATION") {
-			f.script(q.String)(&fakeStream{fake: f, conn: conn, b: b, command: q.String})
-			return
+			stream := &fakeStream{fake: f, conn: conn, b: b, command: q.String}
+			f.script(q.String)(stream)
+			if !stream.again {
+				return
+			}
+			continue
 		}
 		f.answer(b, q.String)
 	}
@@ -179,6 +183,7 @@ type fakeStream struct {
 	conn    net.Conn
 	b       *pgproto3.Backend
 	command string
+	again   bool // the connection goes on
 }
 
 func (s *fakeStream) copyBoth() {
@@ -278,6 +283,7 @@ func (s *fakeStream) linger() {
 
 // complete ends START_REPLICATION.
 func (s *fakeStream) complete() {
+	s.again = true
 	s.b.Send(&pgproto3.CommandComplete{CommandTag: []byte("START_STREAMING")})
 	s.b.Send(&pgproto3.CommandComplete{CommandTag: []byte("START_REPLICATION")})
 	s.b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
@@ -285,6 +291,7 @@ func (s *fakeStream) complete() {
 }
 
 func (s *fakeStream) fail(code, message string) {
+	s.again = true
 	s.b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", Code: code, Message: message})
 	s.b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	s.b.Flush()

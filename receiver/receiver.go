@@ -15,9 +15,9 @@ import (
 )
 
 // Sink is where received WAL goes; [*segment.Spool] is one. One goroutine
-// at a time calls Resume, History, SaveHistory, Begin, Append and EndTimeline;
-// Sync and Prepare are called beside it. Any error of a sink is final: nothing more is
-// acknowledged and [Receiver.Run] returns it.
+// at a time calls Resume, History, SaveHistory, Begin, Skip, Append and
+// EndTimeline; Sync and Prepare are called beside it. Any error of a sink is
+// final: nothing more is acknowledged and [Receiver.Run] returns it.
 type Sink interface {
 	// Resume is the newest timeline and its durable end, false for an empty
 	// sink.
@@ -28,6 +28,9 @@ type Sink interface {
 	SaveHistory(tli wal.Timeline, body []byte) error
 	// Begin starts a stream at a segment's start.
 	Begin(tli wal.Timeline, lsn wal.LSN) error
+	// Skip is Begin behind WAL that is archived, or that is gone and was
+	// recorded as a gap. Begin follows with the first bytes.
+	Skip(tli wal.Timeline, lsn wal.LSN) error
 	// Append takes bytes over; p is reused after it returns. While it waits
 	// no WAL is read, but status goes on being sent.
 	Append(tli wal.Timeline, lsn wal.LSN, p []byte) error
@@ -72,6 +75,13 @@ type Config struct {
 	// there is none. A server with such a history is an old primary. May be
 	// nil.
 	Newer func(context.Context, segment.History) (tli wal.Timeline, where string, err error)
+	// Covered is how far the archive holds the WAL of the given history
+	// from a position on; a recorded gap counts as held. May be nil.
+	Covered func(context.Context, segment.History, segment.Position) (wal.LSN, error)
+	// OnGap records durably that neither sink nor archive nor server has
+	// certain WAL, for the reason given. Then streaming goes on behind it.
+	// It may be called again for the same gap. If it is nil, a gap ends Run.
+	OnGap func(context.Context, segment.GapError, error) error
 	Log   zerolog.Logger
 
 	// StatusInterval is the longest time between two status messages; zero
@@ -100,7 +110,8 @@ type Receiver struct {
 	// The session's alone.
 	sink     Sink // opened for identity
 	identity segment.Identity
-	accepted bool // the server was good once, its slot included
+	accepted bool             // the server was good once, its slot included
+	removed  *WALRemovedError // why the last session ended, if that is why
 }
 
 // New checks the configuration; it does not connect.
@@ -148,8 +159,9 @@ func (r *Receiver) Status() Status { return r.board.read() }
 // tried again for ever, at least every 3 s. An error ends Run when waiting
 // cannot mend it: a definite refusal at the first connection ([pg.Definite], a
 // slot that is missing or unfit), a server of another cluster
-// ([*segment.ForeignError]), WAL that the server no longer has
-// ([*WALRemovedError]), or any error of the sink. It must be called only once.
+// ([*segment.ForeignError]), WAL that nobody has any more when there is no
+// OnGap ([*segment.GapError]), or any error of the sink. It must be called only
+// once.
 func (r *Receiver) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 2*time.Second // and half of it more at random
@@ -157,6 +169,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 	for {
 		began := time.Now()
 		err := r.session(ctx)
+		errors.As(err, &r.removed)
 		if r.final(err) {
 			return err
 		}
@@ -188,11 +201,11 @@ func (r *Receiver) Run(ctx context.Context) error {
 func (r *Receiver) final(err error) bool {
 	var (
 		foreign *segment.ForeignError
-		removed *WALRemovedError
+		gap     *segment.GapError
 		stored  *sinkError
 		refused *refusal
 	)
-	if errors.As(err, &foreign) || errors.As(err, &removed) || errors.As(err, &stored) {
+	if errors.As(err, &foreign) || errors.As(err, &gap) && r.cfg.OnGap == nil || errors.As(err, &stored) {
 		return true
 	}
 	return !r.accepted && (errors.As(err, &refused) || pg.Definite(err))

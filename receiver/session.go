@@ -19,7 +19,11 @@ const setupTimeout = 30 * time.Second
 // this has ended, or ctx.
 func (r *Receiver) session(ctx context.Context) error {
 	r.board.connecting()
-	setup, cancel := context.WithTimeout(ctx, setupTimeout)
+	limit := setupTimeout
+	if r.removed != nil {
+		limit = passTimeout
+	}
+	setup, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	srv, err := r.connect(setup)
 	if err != nil {
@@ -126,6 +130,16 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 		st, err := nextStep(h, sys.FlushLSN, have, r.identity.SegmentSize)
 		if err != nil {
 			return step{}, err
+		}
+		if !st.Done && r.removed != nil {
+			start := st.Start
+			if st, err = r.pass(ctx, conn, h, sys.FlushLSN, have, st); err != nil {
+				return step{}, err
+			}
+			if st.Start != start {
+				have, held = segment.Position{Timeline: st.Timeline, LSN: st.Start}, false
+			}
+			r.removed = nil
 		}
 		if !st.Done {
 			r.board.resuming(have, held)

@@ -70,8 +70,7 @@ type stream struct {
 // end of ctx. When it returns everything that was appended is durable, unless
 // the error is the sink's.
 func (s *stream) run(ctx context.Context) error {
-	query := fmt.Sprintf("START_REPLICATION PHYSICAL %s TIMELINE %s", s.next, s.timeline)
-	if err := s.fb.write(appendQuery(nil, query)); err != nil {
+	if err := s.fb.write(appendQuery(nil, startReplication(s.timeline, s.next))); err != nil {
 		return err
 	}
 	ended, end := context.WithCancel(context.Background())

@@ -19,7 +19,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -190,26 +189,6 @@ func TestPingAnswered(t *testing.T) {
 		t.Errorf("%d connections, want 1: %+v", n, g.Status())
 	}
 	g.cancel()
-}
-
-// TestWALRemoved: Run ends with the position and a hint, and the sink is as
-// empty as before.
-func TestWALRemoved(t *testing.T) {
-	for _, code := range []string{"58P01", "XX000"} { // a stale errno may make it the latter
-		f := newFake(t, func(s *fakeStream) {
-			s.copyBoth()
-			s.fail(code, "requested WAL segment 000000010000000000000001 has already been removed")
-		})
-		g := newRig(t, spoolDir(t), rigConfig(f.conninfo()), nil)
-		err := g.ended()
-		var removed *WALRemovedError
-		if !errors.As(err, &removed) || removed.LSN != mib || removed.Timeline != 1 || len(hint.Of(err)) == 0 {
-			t.Errorf("%s: Run returned %v", code, err)
-		}
-		if names := strings.Join(readDir(t, g.dir), " "); strings.Contains(names, "partial") {
-			t.Errorf("a refused stream left %s", names)
-		}
-	}
 }
 
 // TestServerBehind: a server that has less than what is durable is asked for

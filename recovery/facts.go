@@ -3,12 +3,13 @@ package recovery
 import (
 	"fmt"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
-// Facts is all that the planner knows. The first five fields come from
+// Facts is all that the planner knows. The first six fields come from
 // listings and are complete; the rest is filled in as the planner asks.
 type Facts struct {
 	Identity segment.Identity
@@ -17,6 +18,8 @@ type Facts struct {
 	Histories map[wal.Timeline]segment.History
 	Segments  map[segment.ID]Segment
 	Backups   []backup.Commit
+	// Gaps explain holes; what is missing Segments tells.
+	Gaps []archive.Gap
 	// Notes is what a plan should warn of whatever the target is.
 	Notes []string
 

@@ -200,15 +200,22 @@ func lastCommit(t Target, f *wal.Finish) string {
 }
 
 func (h *hole) describe(f *Facts) string {
+	text := fmt.Sprintf("%d segments are missing: %s .. %s", h.count, f.name(h.first), f.name(h.last))
 	switch {
 	case h.damaged != "":
 		return fmt.Sprintf("segment %s is damaged: %s", f.name(h.first), h.damaged)
 	case h.fork:
-		return fmt.Sprintf("segment %s, in which timeline %s begins, is missing", f.name(h.first), h.first.Timeline)
+		text = fmt.Sprintf("segment %s, in which timeline %s begins, is missing", f.name(h.first), h.first.Timeline)
 	case h.count == 1:
-		return fmt.Sprintf("segment %s is missing", f.name(h.first))
+		text = fmt.Sprintf("segment %s is missing", f.name(h.first))
 	}
-	return fmt.Sprintf("%d segments are missing: %s .. %s", h.count, f.name(h.first), f.name(h.last))
+	size := f.Identity.SegmentSize
+	for _, g := range f.Gaps {
+		if g.Overlaps(h.first.Timeline, h.first.Start(size), h.first.End(size)) {
+			return fmt.Sprintf("%s; it is a recorded gap: the server had removed the WAL from %s to %s before it was received", text, g.From, g.To)
+		}
+	}
+	return text
 }
 
 // noCandidate words that no backup leads to the target's timeline.

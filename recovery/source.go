@@ -149,7 +149,8 @@ func (g *gatherer) listArchive(ctx context.Context) error {
 			g.addPiece(p)
 		}
 	}
-	return nil
+	g.facts.Gaps, err = g.archive.Gaps(ctx)
+	return err
 }
 
 // addPiece counts an object of the archive. Tails come in the order of their

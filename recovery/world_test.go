@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -227,6 +228,8 @@ func (w *world) parse(line string) error {
 		return err
 	case f[0] == "wal":
 		return w.parseWAL(tli, f[2], f[3:])
+	case f[0] == "gap":
+		w.facts.Gaps = append(w.facts.Gaps, archive.Gap{Timeline: tli, From: mustLSN(f[2]), To: mustLSN(f[3])})
 	case f[0] == "point":
 		lsn, at := mustLSN(f[2]), clock(f[4])
 		w.records[tli] = append(w.records[tli], record{start: lsn, end: lsn + 0x68, kind: 'p', name: f[3], time: at})

@@ -46,6 +46,22 @@ func (e *archivedEnd) confirm(h segment.History, tli wal.Timeline, end wal.LSN) 
 	return end, true
 }
 
+// behind says from where on WAL is not known to be archived, when that is
+// before the segment of timeline tli that ends at end.
+func (e *archivedEnd) behind(h segment.History, tli wal.Timeline, end wal.LSN) (segment.Position, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.follow(h, tli)
+	return segment.Position{Timeline: h.TimelineAt(e.end), LSN: e.end}, e.end != 0 && end-wal.LSN(e.size) > e.end
+}
+
+// extend says that the archive holds everything before lsn that there is.
+func (e *archivedEnd) extend(lsn wal.LSN) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.end = max(e.end, e.size.Floor(lsn))
+}
+
 // follow forgets what lies behind the fork when the history goes on with
 // another timeline there: the archive holds it, but not as part of the way.
 func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {

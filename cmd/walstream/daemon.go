@@ -43,10 +43,16 @@ type daemon struct {
 	up       *archive.Uploader
 	archAway *hint.Failure // why arch is not open
 	backup   *backupView   // the newest in arch
+	gaps     []gapView
+
+	newGap chan struct{} // wakes closeGaps
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
-	return &daemon{conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(), opened: make(chan struct{})}
+	return &daemon{
+		conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(),
+		opened: make(chan struct{}), newGap: make(chan struct{}, 1),
+	}
 }
 
 // reopenSpool opens the spool of an earlier process, so that its WAL is
@@ -135,13 +141,20 @@ func (d *daemon) uploading() *archive.Uploader {
 }
 
 func (d *daemon) archiveResume(ctx context.Context, h segment.History) (segment.Position, bool, error) {
-	d.mu.Lock()
-	arch := d.arch
-	d.mu.Unlock()
-	if arch == nil {
-		return segment.Position{}, false, fmt.Errorf("archive %s is not open yet", d.location)
+	arch, err := d.archiveOpen()
+	if err != nil {
+		return segment.Position{}, false, err
 	}
 	return archiveEnd(ctx, arch, h)
+}
+
+func (d *daemon) archiveOpen() (*archive.Archive, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.arch == nil {
+		return nil, fmt.Errorf("archive %s is not open yet", d.location)
+	}
+	return d.arch, nil
 }
 
 // archiveWAL moves WAL from the spool to the archive until ctx ends. An
@@ -165,7 +178,8 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 		return err
 	}
 	up := archive.NewUploader(archive.UploaderConfig{
-		Archive: arch, Source: d.spool, Level: level, OnConfirmed: d.confirmed, Log: d.log,
+		Archive: arch, Source: d.spool, Level: level, Log: d.log,
+		OnConfirmed: func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) },
 	})
 	d.mu.Lock()
 	d.arch, d.up, d.archAway = arch, up, nil
@@ -173,6 +187,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return up.Run(ctx) })
 	g.Go(func() error { return d.watchBackups(ctx, arch) })
+	g.Go(func() error { return d.closeGaps(ctx, arch) })
 	return g.Wait()
 }
 
@@ -281,7 +296,7 @@ func (d *daemon) serverHistory() (segment.History, error) {
 }
 
 // confirmed is told of each complete segment that is durable in the archive.
-func (d *daemon) confirmed(tli wal.Timeline, end wal.LSN) {
+func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
 	h, err := d.serverHistory()
 	if err != nil {
 		d.log.Error().Err(err).Msg("the slot is not moved: the history of the server's timeline is not readable")
@@ -291,6 +306,14 @@ func (d *daemon) confirmed(tli wal.Timeline, end wal.LSN) {
 		if _, onTheWay := h.StartOf(stopped); onTheWay {
 			return // there may be a hole: the slot stays where it is
 		}
+	}
+	if from, hole := d.archived.behind(h, tli, end); hole {
+		at, err := covered(ctx, d.arch, h, from)
+		if err != nil {
+			d.log.Warn().Err(err).Msg("the slot is not moved: whether the archive has a hole is not known")
+			return
+		}
+		d.archived.extend(at)
 	}
 	if lsn, ok := d.archived.confirm(h, tli, end); ok {
 		d.recv.HoldSlot().Advance(segment.Position{Timeline: tli, LSN: lsn})

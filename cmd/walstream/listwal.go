@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/term"
@@ -13,10 +15,11 @@ import (
 )
 
 // walRun is a run of WAL of one timeline: complete segments without a hole,
-// the same of missing ones, or the tail of an incomplete segment.
+// the same of missing ones, or the tail of an incomplete segment. Missing ones
+// are a gap when it was recorded that the server had removed them.
 type walRun struct {
 	Timeline    wal.Timeline `json:"timeline"`
-	State       string       `json:"state"` // complete, missing or tail
+	State       string       `json:"state"` // complete, missing, gap or tail
 	First       string       `json:"first"`
 	Last        string       `json:"last"`
 	Segments    uint64       `json:"segments"`
@@ -33,12 +36,17 @@ func (a *app) listWAL(ctx context.Context, source recovery.Source) error {
 	if err != nil {
 		return err
 	}
+	gaps, err := arch.Gaps(ctx)
+	if err != nil {
+		return err
+	}
 	runs := []walRun{}
 	for _, tli := range timelines {
 		if runs, err = appendRuns(ctx, runs, arch, tli); err != nil {
 			return err
 		}
 	}
+	runs = explainRuns(runs, gaps, arch.Identity().SegmentSize)
 	if a.json {
 		return term.JSON(a.stdout, map[string]any{"wal": runs})
 	}
@@ -91,6 +99,33 @@ func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli w
 		}
 	}
 	return runs, nil
+}
+
+// explainRuns names the recorded gaps among the missing runs, and adds those
+// that lie at a timeline's beginning or end.
+func explainRuns(runs []walRun, gaps []archive.Gap, size segment.Size) []walRun {
+	for _, g := range gaps {
+		last := segment.At(g.Timeline, g.To-1, size)
+		known := false
+		for i := range runs {
+			r := &runs[i]
+			if r.Timeline == g.Timeline && r.State != "tail" && r.From < g.To && last.End(size) <= r.To {
+				known = true
+				if r.State == "missing" {
+					r.State = "gap"
+				}
+			}
+		}
+		if !known {
+			r := missingRun(g.Timeline, segment.At(g.Timeline, g.From, size).No, last.No, size)
+			r.State = "gap"
+			runs = append(runs, r)
+		}
+	}
+	slices.SortStableFunc(runs, func(a, b walRun) int {
+		return cmp.Or(cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.From, b.From))
+	})
+	return runs
 }
 
 func runOf(p archive.Piece, size segment.Size) walRun {

@@ -58,11 +58,15 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 			return &usageError{fmt.Errorf("--once-until: %w", err)}
 		}
 	}
-	d.recv, err = receiver.New(receiver.Config{
+	conf := receiver.Config{
 		Options: pg.Options{Conninfo: c.DBName, ApplicationName: c.ApplicationName},
 		Slot:    c.Slot, CreateSlot: createSlot, Held: d.held,
-		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Newer: d.newer, Log: d.log,
-	})
+		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Newer: d.newer, Covered: d.archiveCovers, Log: d.log,
+	}
+	if c.OnGap == "backup" {
+		conf.OnGap = d.onGap
+	}
+	d.recv, err = receiver.New(conf)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (d *daemon) status() *statusView {
 	}
 	d.mu.Lock()
 	spool, up, away := d.spool, d.up, d.archAway
-	v.Backup = d.backup
+	v.Backup, v.Gaps = d.backup, d.gaps
 	d.mu.Unlock()
 	if spool != nil {
 		u := spool.Usage()
@@ -130,6 +130,11 @@ func (v *statusView) findProblems() {
 	}
 	if v.Slot != nil && v.Slot.Failure != nil && v.Slot.Failure.Count > 1 {
 		add("slot %s cannot be looked at or moved%s", v.Slot.Name, failureText(v.Slot.Failure))
+	}
+	for _, g := range v.Gaps {
+		if !g.Closed {
+			add("gap: nobody has the WAL of timeline %s from %s to %s, and there is no backup behind it yet", g.Timeline, g.From, g.To)
+		}
 	}
 }
 

@@ -44,6 +44,8 @@ type statusView struct {
 	Archive     archiveView          `json:"archive"`
 	Spool       spoolView            `json:"spool"`
 	Backup      *backupView          `json:"last_backup,omitempty"`
+	// Gaps is WAL that nobody has.
+	Gaps []gapView `json:"gaps,omitempty"`
 	// Recoverable is what can be restored, nil when it is not known.
 	Recoverable []recovery.Window `json:"recoverable,omitempty"`
 	Problems    []string          `json:"problems"`
@@ -130,6 +132,9 @@ func (l *looker) look(ctx context.Context) (*statusView, error) {
 	if v == nil {
 		if v, err = leftBehind(ctx, l.conf, arch, archErr); err != nil {
 			return nil, err
+		}
+		if archErr == nil {
+			v.Gaps, archErr = findGaps(ctx, arch)
 		}
 	}
 	if archErr == nil && time.Since(l.read) > archiveInterval {

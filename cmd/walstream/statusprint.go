@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 	table.Row("backup", backup)
 	if v.Backup != nil {
 		table.Row("recover", v.recoverText(now))
+	}
+	for _, g := range v.Gaps {
+		table.Row("gap", fmt.Sprintf("%s .. %s", g.From, g.To), fmt.Sprintf("timeline %s, %s", g.Timeline, term.Count(int(g.Segments), "segment")))
 	}
 	for _, p := range v.Problems {
 		table.Row("PROBLEM", p)

@@ -27,6 +27,7 @@ type Config struct {
 	SpoolDir         string        // absolute path
 	Slot             string        // replication slot
 	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
+	OnGap            string        // backup or stop
 	HTTPListen       string        // host:port; empty: no HTTP server
 	CompressionLevel string        // fastest, default, better or best
 	RestoreRetry     time.Duration // how long wal-get retries trouble
@@ -73,6 +74,9 @@ func Keys() []Key {
 		{Path: "application_name",
 			Help: "name for synchronous_standby_names; empty: that of the connection string, PGAPPNAME, or walstream",
 			set:  func(c *Config, s string) error { return setName(&c.ApplicationName, s) }},
+		{Path: "on_gap", Default: "backup",
+			Help: "when the server has removed WAL that nobody has, backup: go on and take a base backup; stop: end",
+			set:  func(c *Config, s string) error { return setChoice(&c.OnGap, s, []string{"backup", "stop"}) }},
 		{Path: "http.listen", Default: "127.0.0.1:9788",
 			Help: "address on which receive serves /metrics, /healthz and /readyz; off: none",
 			set:  func(c *Config, s string) error { return setListen(&c.HTTPListen, s) }},
