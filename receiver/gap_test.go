@@ -19,7 +19,7 @@ import (
 
 // forgetful removes WAL with every checkpoint.
 var forgetful = testkit.Config{SegmentSizeMB: 1, Settings: []string{
-	"autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 4MB"}}
+	"autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 64MB"}}
 
 // Without OnGap the server's "removed" ends Run with the position and a hint,
 // and leaves the sink as empty as before. Which of the two codes it has is a

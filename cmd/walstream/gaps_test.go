@@ -11,7 +11,7 @@ import (
 
 // forgetful removes WAL with every checkpoint, unless a slot holds it.
 var forgetful = testkit.Config{SegmentSizeMB: 1, Settings: []string{
-	"autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 4MB"}}
+	"autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 64MB"}}
 
 // forget drops the slot and has the server write and remove WAL.
 func (w *world) forget() {
