@@ -25,21 +25,21 @@ type gapView struct {
 	Closed bool `json:"closed"`
 }
 
-// findGaps lists the recorded gaps of an archive.
+// findGaps lists the recorded gaps of an archive; not nil without an error.
 func findGaps(ctx context.Context, arch *archive.Archive) ([]gapView, error) {
 	gaps, err := arch.Gaps(ctx)
+	views := make([]gapView, len(gaps))
 	if err != nil || len(gaps) == 0 {
-		return nil, err
+		return views, err
 	}
 	timelines, err := arch.Timelines(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h, _, err := arch.History(ctx, slices.Max(append(timelines, 1)))
-	if err != nil {
+	if err != nil && !errors.Is(err, archive.ErrNotExist) { // of imported WAL alone
 		return nil, err
 	}
-	views := make([]gapView, len(gaps))
 	size := arch.Identity().SegmentSize
 	for i, g := range gaps {
 		first, last := segment.At(g.Timeline, g.From, size).No, segment.At(g.Timeline, g.To-1, size).No
@@ -48,7 +48,7 @@ func findGaps(ctx context.Context, arch *archive.Archive) ([]gapView, error) {
 			return nil, err
 		}
 		views[i] = gapView{Timeline: g.Timeline, From: g.From, To: g.To,
-			Closed: len(holes) == 0 || h.SegmentAt(g.From, size).Timeline != g.Timeline}
+			Closed: len(holes) == 0 || h.Timeline != 0 && h.SegmentAt(g.From, size).Timeline != g.Timeline}
 		for _, h := range holes {
 			views[i].Segments += h.Last - h.First + 1
 		}
@@ -69,14 +69,14 @@ func findGaps(ctx context.Context, arch *archive.Archive) ([]gapView, error) {
 	return views, nil
 }
 
-// openGaps counts those that are not closed.
-func openGaps(gaps []gapView) (n int) {
+// openGaps counts the segments of those that are not closed.
+func openGaps(gaps []gapView) (segments uint64) {
 	for _, g := range gaps {
 		if !g.Closed {
-			n++
+			segments += g.Segments
 		}
 	}
-	return n
+	return segments
 }
 
 // covered is how far the archive holds WAL along history h, from pos on and
@@ -164,7 +164,7 @@ func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
 			again = time.After(pause) // somebody else may take one
 		}
 		if open > 0 && len(gaps) > known && d.conf.OnGap == "backup" {
-			d.log.Warn().Int("gaps", open).Msg("taking a base backup: nothing behind a gap can be restored without one")
+			d.log.Warn().Uint64("missing_segments", open).Msg("taking a base backup: nothing behind a gap can be restored without one")
 			if err = d.backUp(ctx, arch); err == nil {
 				known = len(gaps)
 				continue

@@ -56,6 +56,8 @@ func metrics() []metric {
 			}},
 		{"walstream_slot_holding", "1 if the replication slot kept WAL when it was looked at last, 0 if it is missing or lost.", gauge,
 			func(v *statusView) (float64, bool) { return bit(v.Slot.Holds()), !v.Slot.Looked.IsZero() }},
+		{"walstream_gap_segments", "Segments that the server had removed before they were received, as long as there is no backup behind them.", gauge,
+			func(v *statusView) (float64, bool) { return float64(openGaps(v.Gaps)), v.Gaps != nil }},
 		{"walstream_last_backup_timestamp_seconds", "When the newest base backup in the archive was finished.", gauge,
 			ofBackup(func(b *backupView) float64 { return seconds(b.Finished) })},
 		{"walstream_backup_duration_seconds", "How long the newest base backup took.", gauge,

@@ -33,7 +33,7 @@ func metricNames() []string {
 		walstream_archive_failures_total walstream_archive_last_failure_timestamp_seconds
 		walstream_archive_last_success_timestamp_seconds walstream_archived_lsn_bytes
 		walstream_backup_duration_seconds walstream_backup_size_bytes walstream_flush_seconds
-		walstream_flushed_lsn_bytes walstream_lag_seconds walstream_last_backup_timestamp_seconds
+		walstream_flushed_lsn_bytes walstream_gap_segments walstream_lag_seconds walstream_last_backup_timestamp_seconds
 		walstream_received_bytes_total walstream_received_lsn_bytes walstream_reconnects_total
 		walstream_segments_archived_total walstream_server_lsn_bytes walstream_slot_holding
 		walstream_slot_retained_bytes walstream_spool_bytes walstream_spool_segments
@@ -75,6 +75,7 @@ func TestMetricValues(t *testing.T) {
 		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{Name: "s", Exists: true, RestartLSN: 0x1000}, Looked: began},
 		Archive: archiveView{LastSuccess: began, LastFailure: began.Add(1500 * time.Millisecond), Segments: 4, Failures: 5},
 		Spool:   spoolView{open: true, Bytes: 1 << 20, Waiting: 6},
+		Gaps:    []gapView{{Segments: 7}, {Segments: 8, Closed: true}},
 		Backup:  &backupView{Started: began, Finished: began.Add(time.Minute), PlainBytes: 99},
 	}
 	at := float64(began.Unix())
@@ -82,7 +83,7 @@ func TestMetricValues(t *testing.T) {
 		"walstream_archive_failures_total": 5, "walstream_archive_last_failure_timestamp_seconds": at + 1.5,
 		"walstream_archive_last_success_timestamp_seconds": at, "walstream_archived_lsn_bytes": 0x2000,
 		"walstream_backup_duration_seconds": 60, "walstream_backup_size_bytes": 99, "walstream_flush_seconds": 0,
-		"walstream_flushed_lsn_bytes": 0x3000, "walstream_lag_seconds": 0.5, "walstream_last_backup_timestamp_seconds": at + 60,
+		"walstream_flushed_lsn_bytes": 0x3000, "walstream_gap_segments": 7, "walstream_lag_seconds": 0.5, "walstream_last_backup_timestamp_seconds": at + 60,
 		"walstream_received_bytes_total": 77, "walstream_received_lsn_bytes": 0x4000, "walstream_reconnects_total": 2,
 		"walstream_segments_archived_total": 4, "walstream_server_lsn_bytes": 0x5000, "walstream_slot_holding": 1,
 		"walstream_slot_retained_bytes": 0x4000, "walstream_spool_bytes": 1 << 20, "walstream_spool_segments": 6,
