@@ -31,8 +31,8 @@ func newPlan() plan {
 	if os.Getenv("BENCH") == "short" {
 		return plan{1, 1, 1, 96, []int{8}, time.Second}
 	}
-	if os.Getenv("BENCH") == "dev" {
-		return plan{3, 3, 1, 700, []int{8}, 2 * time.Second}
+	if os.Getenv("BENCH") == "medium" { // for a busy machine, to see a trend
+		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second}
 	}
 	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 5 * time.Second}
 }
@@ -93,9 +93,9 @@ func (s *stand) receiver(end wal.LSN) contender {
 }
 
 // whole is the product, archiving to a directory.
-func (s *stand) whole() contender {
+func (s *stand) whole(conninfo string) contender {
 	return contender{"walstream receive", func(dir, slot string) *exec.Cmd {
-		return testkit.Command(s.t, s.product, "receive", "-q", "--slot", slot, "-d", s.primary.Conninfo()+" application_name=bench",
+		return testkit.Command(s.t, s.product, "receive", "-q", "--slot", slot, "-d", conninfo+" application_name=bench",
 			"--spool", filepath.Join(dir, "spool"), "--archive", filepath.Join(dir, "archive"))
 	}}
 }
@@ -149,9 +149,13 @@ func (s *stand) cpu(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 }
 
-// peak is the most memory that a process has had, in MiB.
+// peak is the most memory that receive has had, in MiB.
 func (s *stand) peak(p *process) float64 {
-	return float64(p.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024
+	var kib float64
+	if _, err := fmt.Sscan(p.out.String(), &kib); err != nil {
+		return 0 // another program
+	}
+	return kib / 1024
 }
 
 func (s *stand) slot(name string) {

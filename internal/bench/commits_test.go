@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func TestCommits(t *testing.T) {
 	fmt.Println("| receiver | clients | commits/s | p99 ms | CPU µs/commit | commits/s | p99 | CPU |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|")
 	for _, clients := range s.plan.clients {
-		for _, ours := range []contender{s.receiver(0), s.whole()} {
+		for _, ours := range []contender{s.receiver(0), s.whole(s.primary.Conninfo())} {
 			var a, b []round
 			for i := range s.plan.commitPairs {
 				if i%2 == 0 {
@@ -48,6 +49,41 @@ func TestCommits(t *testing.T) {
 			report(ours.name, clients, a, b)
 		}
 	}
+	s.standby(theirs)
+}
+
+// standby is the other reference: a hot standby, of which only the walreceiver
+// is counted, not the replay.
+func (s *stand) standby(theirs contender) {
+	standby := s.primary.Standby()
+	dir := testkit.Dir(s.t)
+	for _, clients := range s.plan.clients {
+		var a, b []round
+		for range s.plan.standbyRuns {
+			if !standby.Running() {
+				standby.Start()
+			}
+			s.synchronous("a standby", &strings.Builder{})
+			pid, err := strconv.Atoi(standby.Psql(s.t, "SELECT pid FROM pg_stat_wal_receiver"))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			a = append(a, s.measure(dir, clients, pid))
+			standby.Stop(syscall.SIGINT)
+			b = append(b, s.commits(theirs, clients))
+		}
+		report("hot standby", clients, a, b)
+	}
+}
+
+// synchronous waits until the one receiver is, and is known to have flushed.
+func (s *stand) synchronous(name string, said fmt.Stringer) {
+	s.t.Helper()
+	testkit.Wait(s.t, name+" to be synchronous", func() (bool, string) {
+		s.primary.Reload()
+		out, err := s.primary.Query("SELECT sync_state, flush_lsn FROM pg_stat_replication")
+		return err == nil && strings.HasPrefix(out, "sync|") && !strings.HasSuffix(out, "|"), fmt.Sprint(out, err, said)
+	})
 }
 
 func report(name string, clients int, a, b []round) {
@@ -71,17 +107,20 @@ func (s *stand) commits(c contender, clients int) round {
 	defer os.RemoveAll(dir)
 	s.slot("commits")
 	p := s.launch(c, dir, "commits")
-	testkit.Wait(s.t, c.name+" to be synchronous", func() (bool, string) {
-		s.primary.Reload()
-		out, err := s.primary.Query("SELECT sync_state, flush_lsn FROM pg_stat_replication")
-		return err == nil && strings.HasPrefix(out, "sync|") && !strings.HasSuffix(out, "|"), fmt.Sprint(out, err, &p.out)
-	})
-	s.pgbench(dir, clients, max(s.plan.round/5, 500*time.Millisecond)) // warm
-	before := s.cpu(p.Process.Pid)
-	latencies := s.pgbench(dir, clients, s.plan.round)
-	used := s.cpu(p.Process.Pid) - before
+	s.synchronous(c.name, &p.out)
+	r := s.measure(dir, clients, p.Process.Pid)
 	s.interrupt(p)
 	s.primary.Psql(s.t, "SET synchronous_commit = local; SELECT pg_drop_replication_slot('commits')")
+	return r
+}
+
+// measure runs clients and looks at the process that receives their WAL.
+func (s *stand) measure(dir string, clients, pid int) round {
+	s.t.Helper()
+	s.pgbench(dir, clients, s.plan.round/5) // warm
+	before := s.cpu(pid)
+	latencies := s.pgbench(dir, clients, s.plan.round)
+	used := s.cpu(pid) - before
 	n := len(latencies)
 	return round{
 		rate: float64(n) / s.plan.round.Seconds(),

@@ -4,10 +4,12 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime/pprof"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +36,8 @@ func TestMain(m *testing.M) {
 
 // receive is what `walstream receive` does without an archive: WAL is streamed
 // and made durable in a spool, and stays there, as pg_receivewal's does. It
-// ends when all before end is durable, or by a signal.
+// ends when all before end is durable, or by a signal, and prints the most
+// memory that it had.
 func receive(conninfo, dir, slot, end string) error {
 	until, err := wal.ParseLSN(end)
 	if err != nil {
@@ -51,7 +54,7 @@ func receive(conninfo, dir, slot, end string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	log := zerolog.New(os.Stderr)
+	log := zerolog.New(os.Stderr).Level(zerolog.WarnLevel)
 	var spool *segment.Spool
 	recv, err := receiver.New(receiver.Config{
 		Options: pg.Options{Conninfo: conninfo, ApplicationName: "bench"}, Slot: slot, Log: log,
@@ -76,5 +79,8 @@ func receive(conninfo, dir, slot, end string) error {
 	if err := recv.Run(ctx); err != nil {
 		return err
 	}
-	return spool.Close()
+	status, err := os.ReadFile("/proc/self/status")
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	fmt.Fprintln(os.Stderr, peak)
+	return errors.Join(err, spool.Close())
 }
