@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test fuzz memory replay matrix lint demo clean
+.PHONY: build test mutants fuzz memory replay matrix lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -16,6 +16,10 @@ test:
 	$(GO) test -race -timeout 30m ./...
 	@# Power cuts at every step: without the race detector all of them fit.
 	$(GO) test ./segment
+
+# Mistakes that lose data are built in, one by one: the tests have to fail.
+mutants:
+	$(GO) test -v -count=1 -tags mutants ./internal/mutant
 
 # Every fuzzer for FUZZTIME. Their seeds are part of make test.
 FUZZTIME ?= 30s

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -136,6 +137,9 @@ func (u *Uploader) Run(ctx context.Context) error {
 	}
 	g.Go(func() error {
 		for j := range inOrder {
+			if mutant.SlotEarly {
+				u.report(j)
+			}
 			<-j.done
 			u.finish(ctx, j)
 			j.data.Close() // opened for reading
@@ -191,11 +195,16 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 		return
 	}
 	u.confirmed(j)
-	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
-		u.cfg.OnConfirmed(tli, j.piece.ID.End(u.a.identity.SegmentSize))
-	}
+	u.report(j)
 	u.tidy(ctx, j.piece, j.data)
 	if err := u.cfg.Source.Release(j.sealed); err != nil {
 		u.cfg.Log.Warn().Err(err).Str("segment", j.piece.Name(u.a.identity.SegmentSize)).Msg("cannot remove archived WAL from the spool")
+	}
+}
+
+// report says that a complete segment is durable.
+func (u *Uploader) report(j *job) {
+	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
+		u.cfg.OnConfirmed(j.piece.ID.Timeline, j.piece.ID.End(u.a.identity.SegmentSize))
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/wal"
 )
@@ -166,6 +167,12 @@ func (s *stream) append(m walData) error {
 	}
 	s.next += wal.LSN(len(m.data))
 	s.fb.received.Store(uint64(s.next))
+	if mutant.AckBeforeFsync {
+		s.fb.durable.Store(uint64(s.next))
+		if err := s.fb.send(false); err != nil {
+			return err
+		}
+	}
 	s.board.heard(s.next, m.serverEnd)
 	select {
 	case s.dirty <- struct{}{}:

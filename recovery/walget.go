@@ -19,6 +19,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -82,6 +83,9 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 	g := &walGet{cfg: cfg, file: file, path: path}
 	try := func() (Outcome, error) {
 		out, err := g.try(ctx)
+		if mutant.WalGetAbsent && err != nil {
+			out = Absent
+		}
 		if err != nil && out == Trouble && (cfg.RetryFor < 0 || !mayPass(err)) {
 			return out, backoff.Permanent(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -101,7 +102,7 @@ func (s *Spool) makePartial(id ID, src io.Reader) (fsx.File, error) {
 	if err == nil {
 		err = s.fsys.Rename(tmp, s.partialPath(id))
 	}
-	if err == nil {
+	if err == nil && !mutant.NoDirSync {
 		err = s.fsys.SyncDir(s.dir)
 	}
 	if err != nil {
