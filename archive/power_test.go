@@ -139,7 +139,7 @@ func (s *story) tell(m *machine, p *promises) error {
 	for _, g := range []*walgen.WAL{s.parent, s.child} {
 		if g.Config.Timeline == 2 {
 			history := fmt.Appendf(nil, "1\t%s\tpromoted\n", s.fork)
-			if err := m.spool.EndTimeline(1, s.fork); err != nil {
+			if _, err := m.spool.EndTimeline(1, s.fork); err != nil {
 				return err
 			}
 			if err := m.spool.SaveHistory(2, history); err != nil {

@@ -34,9 +34,10 @@ type Sink interface {
 	// Sync makes durable what was appended before the call and returns the
 	// durable end.
 	Sync() (wal.LSN, error)
-	// EndTimeline says that the server ended timeline tli at end. It may be
-	// said again after a restart.
-	EndTimeline(tli wal.Timeline, end wal.LSN) error
+	// EndTimeline says that the server ended timeline tli at end, and returns
+	// the end of what the sink holds of it. It may be said again after a
+	// restart.
+	EndTimeline(tli wal.Timeline, end wal.LSN) (held wal.LSN, err error)
 }
 
 // Config says what to receive and where to put it.

@@ -134,7 +134,7 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 			return st, nil
 		}
 		if held {
-			if err := r.end(have, st.End); err != nil {
+			if err := r.end(have.Timeline, st.End); err != nil {
 				return step{}, err
 			}
 		}
@@ -143,15 +143,17 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 }
 
 // end closes a timeline in the sink. WAL behind the fork is kept there.
-func (r *Receiver) end(have segment.Position, fork wal.LSN) error {
-	if have.LSN > fork {
-		r.board.update(func(st *Status) {
-			st.Orphan = &Orphan{Timeline: have.Timeline, Fork: fork, End: have.LSN}
-		})
-		r.cfg.Log.Error().Stringer("timeline", have.Timeline).Stringer("fork", fork).Stringer("end", have.LSN).
+func (r *Receiver) end(tli wal.Timeline, fork wal.LSN) error {
+	held, err := r.sink.EndTimeline(tli, fork)
+	if err != nil {
+		return fromSink(err)
+	}
+	if held > fork {
+		r.board.update(func(st *Status) { st.Orphan = &Orphan{Timeline: tli, Fork: fork, End: held} })
+		r.cfg.Log.Error().Stringer("timeline", tli).Stringer("fork", fork).Stringer("end", held).
 			Msg("the new primary never had WAL that was received: kept, but not part of its history; acknowledged commits may be in it")
 	}
-	return fromSink(r.sink.EndTimeline(have.Timeline, fork))
+	return nil
 }
 
 // firstPosition is where to begin with an empty sink: behind the archive, else

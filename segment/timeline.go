@@ -62,38 +62,56 @@ func (s *Spool) History(tli wal.Timeline) ([]byte, error) {
 
 // EndTimeline says that the server ended timeline tli at end. What the open
 // segment holds becomes a remainder, which Next hands out, bytes behind end
-// included ([Sealed.Ahead]).
-func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error {
+// included ([Sealed.Ahead]). It returns the end of what is held of tli.
+func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) (held wal.LSN, err error) {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
 	s.begun = false
 	if err := s.failed(); err != nil {
-		return err
+		return 0, err
 	}
 	if tli != s.tli {
-		return &TimelineError{Have: s.tli, Got: tli, Reason: "it is not being received"}
+		return 0, &TimelineError{Have: s.tli, Got: tli, Reason: "it is not being received"}
 	}
 	s.mu.Lock()
 	s.ended[tli] = end
 	s.mu.Unlock()
 	if s.open == nil {
-		return nil
+		return s.durableEnd(), nil
 	}
 	if err := s.sync(); err != nil {
-		return err
+		return 0, err
 	}
-	return s.remainder()
+	if err := s.remainder(); err != nil {
+		return 0, err
+	}
+	return s.durableEnd(), nil
 }
 
 // remainder makes the durable part of the open segment a piece of its own. It
 // needs syncMu.
 func (s *Spool) remainder() error {
 	id := s.open.id
-	to := int64(s.durableEnd() - id.Start(s.size))
-	if to == 0 {
-		return s.discard()
+	if s.open.unsure {
+		// All of the file is durable since it was recovered. What came again
+		// is sure now, and what lies behind it will not come.
+		end, _, err := chainEnd(s.id, nil, Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys})
+		if err != nil {
+			return s.fail(err)
+		}
+		s.mu.Lock()
+		s.durable = max(s.durable, end)
+		s.appended = s.durable
+		s.mu.Unlock()
 	}
-	return s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+	switch to := int64(s.durableEnd() - id.Start(s.size)); to {
+	case 0:
+		return s.discard()
+	case int64(s.size):
+		return s.seal()
+	default:
+		return s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+	}
 }
 
 // discard gives up an open segment of which nothing is durable. If there are
