@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -23,7 +24,9 @@ type HoldSlot struct {
 	every time.Duration
 	log   zerolog.Logger
 	ready chan struct{} // closed by follow
-	wake  chan struct{} // Advance was called
+	// archived is [Config.ArchiveResume]
+	archived func(ctx context.Context, h segment.History, from wal.LSN) (segment.Position, bool, error)
+	wake     chan struct{} // Advance was called
 
 	access slotAccess // Run's alone, like noSQL
 	noSQL  bool       // the server lets us use the replication protocol only
@@ -32,6 +35,7 @@ type HoldSlot struct {
 
 	mu      sync.Mutex
 	history segment.History // of the server's timeline
+	since   wal.LSN         // from here to target all is archived
 	target  segment.Position
 	status  HoldStatus
 }
@@ -69,16 +73,14 @@ func (h *HoldSlot) follow(id segment.Identity, history segment.History) {
 	h.history = history
 }
 
-// Advance allows the slot to move to pos: all WAL before it is archived. It
-// does not wait; positions below earlier ones of the timeline, and those of an
-// older one, are ignored.
-func (h *HoldSlot) Advance(pos segment.Position) {
+// Advance allows the slot to move to pos: all WAL from since to there is
+// archived. A slot that holds WAL before since moves only if the archive has
+// that too. It does not wait; positions below earlier ones of the timeline,
+// and those of an older one, are ignored.
+func (h *HoldSlot) Advance(since wal.LSN, pos segment.Position) {
 	h.mu.Lock()
-	switch {
-	case pos.Timeline > h.target.Timeline:
-		h.target = pos
-	case pos.Timeline == h.target.Timeline:
-		h.target.LSN = max(h.target.LSN, pos.LSN)
+	if pos.Timeline > h.target.Timeline || pos.Timeline == h.target.Timeline && pos.LSN > h.target.LSN {
+		h.since, h.target = since, pos
 	}
 	h.mu.Unlock()
 	select {
@@ -184,6 +186,12 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 		// and what it has since then is not in the archive.
 		to = 0
 	}
+	var hole error
+	if to > st.RestartLSN {
+		if hole = h.unbroken(ctx, st.RestartLSN); hole != nil {
+			to = 0
+		}
+	}
 	to = max(to, st.RestartLSN) // its own position again is a touch
 	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
 	if errors.Is(err, errInvalidated) {
@@ -197,13 +205,32 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
 		// Another receiver of this cluster moves the slot now, or has moved
 		// it further ("minimum is") since it was read.
-		return nil
+		return hole
 	}
 	if err != nil {
 		return err
 	}
 	st.RestartLSN = to
 	h.note(st)
+	return hole
+}
+
+// unbroken fails if the archive lacks WAL between from, where the slot is, and
+// what this process has archived.
+func (h *HoldSlot) unbroken(ctx context.Context, from wal.LSN) error {
+	h.mu.Lock()
+	since, history := h.since, h.history
+	h.mu.Unlock()
+	if from >= since || h.archived == nil {
+		return nil
+	}
+	pos, _, err := h.archived(ctx, history, from)
+	if err != nil {
+		return fmt.Errorf("does the archive hold all WAL from %s on? %w", from, err)
+	}
+	if pos.LSN < since {
+		return hint.Errorf("walstream list wal", "the archive lacks WAL from %s on, before what was archived at %s", max(from, pos.LSN), since)
+	}
 	return nil
 }
 

@@ -54,10 +54,11 @@ type Config struct {
 	// to pin or compare the identity: a [*segment.ForeignError] ends Run
 	// before anything is stored.
 	OpenSink func(context.Context, segment.Identity, SlotState) (Sink, error)
-	// ArchiveResume is where to go on when the sink is empty: the end of
-	// the last complete segment that the archive holds on the way of the
-	// given history; false when it holds none. May be nil.
-	ArchiveResume func(context.Context, segment.History) (segment.Position, bool, error)
+	// ArchiveResume is where to go on when the sink is empty and the slot
+	// holds WAL from from on: the end of the complete segments that the
+	// archive holds on the way of the given history, without a hole behind
+	// from; false when it holds none. May be nil.
+	ArchiveResume func(ctx context.Context, h segment.History, from wal.LSN) (segment.Position, bool, error)
 	Log           zerolog.Logger
 
 	// StatusInterval is the longest time between two status messages; zero
@@ -102,6 +103,7 @@ func New(cfg Config) (*Receiver, error) {
 	}
 	r := &Receiver{cfg: cfg, board: newBoard(cfg.Now)}
 	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
+	r.hold.archived = cfg.ArchiveResume
 	return r, nil
 }
 

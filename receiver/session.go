@@ -159,18 +159,18 @@ func (r *Receiver) end(tli wal.Timeline, fork wal.LSN) error {
 // firstPosition is where to begin with an empty sink: behind the archive, else
 // where the slot holds WAL, else where the server is now.
 func (r *Receiver) firstPosition(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (segment.Position, error) {
+	state, err := r.hold.slot.read(ctx, conn)
+	if err != nil {
+		return segment.Position{}, err
+	}
 	if r.cfg.ArchiveResume != nil {
-		pos, ok, err := r.cfg.ArchiveResume(ctx, h)
+		pos, ok, err := r.cfg.ArchiveResume(ctx, h, state.RestartLSN)
 		if err != nil {
 			return pos, fmt.Errorf("resume from the archive: %w", err)
 		}
 		if ok {
 			return pos, nil
 		}
-	}
-	state, err := r.hold.slot.read(ctx, conn)
-	if err != nil {
-		return segment.Position{}, err
 	}
 	lsn := sys.FlushLSN
 	if state.RestartLSN != 0 {

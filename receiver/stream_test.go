@@ -248,7 +248,7 @@ func TestBranchLeavesNoTrace(t *testing.T) {
 	if diff := cmp.Diff([]wal.Timeline{2}, g.sink().Histories()); diff != "" {
 		t.Errorf("histories in the spool: %s", diff)
 	}
-	g.HoldSlot().Advance(segment.Position{Timeline: 2, LSN: mib})
+	g.HoldSlot().Advance(0, segment.Position{Timeline: 2, LSN: mib})
 	if got := g.HoldSlot().allowed(2); got != mib {
 		t.Errorf("the slot may move to %s, want %s", got, wal.LSN(mib))
 	}

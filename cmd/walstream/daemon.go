@@ -119,14 +119,14 @@ func (d *daemon) uploading() *archive.Uploader {
 	return d.up
 }
 
-func (d *daemon) archiveResume(ctx context.Context, h segment.History) (segment.Position, bool, error) {
+func (d *daemon) archiveResume(ctx context.Context, h segment.History, from wal.LSN) (segment.Position, bool, error) {
 	d.mu.Lock()
 	arch := d.arch
 	d.mu.Unlock()
 	if arch == nil {
 		return segment.Position{}, false, fmt.Errorf("archive %s is not open yet", d.location)
 	}
-	return archiveEnd(ctx, arch, h)
+	return archiveEnd(ctx, arch, h, from)
 }
 
 // archiveWAL moves WAL from the spool to the archive until ctx ends. An
@@ -208,7 +208,7 @@ func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
 	if err != nil {
 		return err
 	}
-	pos, _, err := archiveEnd(ctx, arch, h)
+	pos, _, err := archiveEnd(ctx, arch, h, 0)
 	if err != nil {
 		d.log.Warn().Err(err).Msg("how far the archive reaches is not known yet")
 	}
@@ -242,8 +242,8 @@ func (d *daemon) confirmed(tli wal.Timeline, end wal.LSN) {
 			return // there may be a hole: the slot stays where it is
 		}
 	}
-	if lsn, ok := d.archived.confirm(h, tli, end); ok {
-		d.recv.HoldSlot().Advance(segment.Position{Timeline: tli, LSN: lsn})
+	if since, to, ok := d.archived.confirm(h, tli, end); ok {
+		d.recv.HoldSlot().Advance(since, segment.Position{Timeline: tli, LSN: to})
 	}
 }
 
