@@ -204,6 +204,19 @@ func (d *Dir) present() error {
 		return hint.Errorf("is its file system mounted? findmnt -T "+d.root,
 			"archive directory %s is not there any more: %w", d.root, opaque{cause(err)})
 	}
+	// A folder that is a symbolic link must not be lost with what it leads to.
+	entries, err := d.fs.ReadDir(d.root)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink != 0 && err == nil {
+			_, err = d.fs.Stat(d.path(e.Name()))
+		}
+	}
+	if err != nil {
+		return hint.Errorf("is what it leads to mounted? ls -lL "+d.root, "archive directory %s: %w", d.root, opaque{err})
+	}
 	return nil
 }
 

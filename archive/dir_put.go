@@ -167,7 +167,8 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 	dir := d.path(name)
 	err := d.fs.Remove(dir)
 	for dir = filepath.Dir(dir); err == nil; dir = filepath.Dir(dir) {
-		if dir != d.root && d.fs.Remove(dir) == nil {
+		// With the slash, a symbolic link is not removed in the directory's place.
+		if dir != d.root && d.fs.Remove(dir+"/") == nil {
 			continue
 		}
 		err = d.fs.SyncDir(dir)

@@ -41,10 +41,14 @@ func Take(ctx context.Context, cfg Config) (*Commit, error) {
 
 func take(ctx context.Context, cfg Config) (*Commit, error) {
 	c := &Commit{FormatVersion: FormatVersion, Label: cfg.Label, Started: cfg.Now().UTC()}
-	needed, err := transfer(ctx, cfg, c)
+	history := branch{archive: cfg.Archive}
+	needed, err := transfer(ctx, cfg, c, &history)
 	if err == nil {
 		cfg.Log.Info().Str("backup", c.ID).Stringer("stop", c.StopLSN).Msg("data is stored; waiting for its WAL in the archive")
 		err = waitForWAL(ctx, cfg, needed)
+	}
+	if err == nil {
+		err = history.check(ctx, c.Timeline)
 	}
 	if err != nil {
 		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
@@ -58,13 +62,13 @@ func take(ctx context.Context, cfg Config) (*Commit, error) {
 
 // transfer stores data and manifest, fills in the commit object, and returns
 // the WAL that the backup needs.
-func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Range, err error) {
+func transfer(ctx context.Context, cfg Config, c *Commit, history *branch) (needed []archive.Range, err error) {
 	conn, err := pg.ConnectReplication(ctx, cfg.Server)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(conn)
-	if err := c.identify(ctx, cfg.Archive, conn); err != nil {
+	if err := c.identify(ctx, cfg.Archive, conn, history); err != nil {
 		return nil, err
 	}
 	if err := c.reserve(ctx, cfg.Archive.Store()); err != nil {
@@ -91,15 +95,17 @@ func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Rang
 }
 
 // identify compares the server with the archive, before the first byte.
-func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn) (err error) {
-	if c.Identity, _, err = conn.Identity(ctx); err != nil {
+func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn, history *branch) error {
+	id, sys, err := conn.Identity(ctx)
+	if err != nil {
 		return err
 	}
+	c.Identity = id
 	if err := c.Match("the server", a.Identity().Identity); err != nil {
 		return hint.With(err, "archive %s is of another cluster: give its server in -d, or another --archive", a.Store())
 	}
 	c.ServerVersion = conn.ParameterStatus("server_version")
-	return nil
+	return history.fetch(ctx, conn, sys.Timeline)
 }
 
 // reserve gives the backup an ID of its own, even if another one begins in the
