@@ -111,6 +111,10 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 	if r.places, err = p.locate(cfg); err != nil {
 		return nil, err
 	}
+	// First of all: what is said of an unfinished restore removes the directory.
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, "postmaster.pid")); err == nil {
+		return nil, hint.Errorf("choose another directory", "%s holds postmaster.pid: a server runs there or crashed", cfg.Dir)
+	}
 	if err := r.checkUnfinished(); err != nil {
 		return nil, err
 	}
@@ -158,9 +162,6 @@ func (r *restore) removal() string {
 
 // checkEmpty refuses a directory in which there is anything. It may be absent.
 func checkEmpty(dir string) error {
-	if _, err := os.Lstat(filepath.Join(dir, "postmaster.pid")); err == nil {
-		return hint.Errorf("choose another directory", "%s holds postmaster.pid: a server runs there or crashed", dir)
-	}
 	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
