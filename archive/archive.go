@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -56,6 +57,7 @@ func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, 
 		if err := writeIdentity(ctx, store, cluster); err != nil {
 			return nil, fmt.Errorf("pin archive %s: %w", store, err)
 		}
+		crashpoint.Hit(crashpoint.ArchivePinned)
 		a, err = Open(ctx, store)
 	}
 	if err != nil {

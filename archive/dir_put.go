@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/mutant"
 )
@@ -28,6 +29,7 @@ func (d *Dir) Put(ctx context.Context, name string, body io.Reader) error {
 	if err != nil {
 		return d.fail("put", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreWritten)
 	err = d.link(tmp, name)
 	// Left behind after an error, it is removed when the store is opened
 	// another day.
@@ -35,6 +37,7 @@ func (d *Dir) Put(ctx context.Context, name string, body io.Reader) error {
 	if err != nil {
 		return d.fail("put", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreSynced)
 	if name == identityName {
 		d.setPinned()
 	}
@@ -81,6 +84,7 @@ func (d *Dir) link(tmp, name string) error {
 			err = d.fs.Link(tmp, path)
 		}
 		if err == nil {
+			crashpoint.Hit(crashpoint.StoreLinked)
 			return d.syncName(name)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -156,6 +160,7 @@ func (d *Dir) Confirm(ctx context.Context, name string) error {
 	if err != nil {
 		return d.fail("confirm", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreConfirmed)
 	return d.present()
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -178,6 +179,7 @@ func (u *Uploader) read(ctx context.Context, inFlight *sync.WaitGroup, todo, inO
 			continue
 		}
 		j.prev, newest[sealed.ID.Timeline] = newest[sealed.ID.Timeline], j
+		crashpoint.Hit(crashpoint.UploadRead)
 		inFlight.Add(1)
 		inOrder <- j
 		todo <- j
@@ -194,12 +196,15 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 		u.stop(tli, j.err)
 		return
 	}
+	crashpoint.Hit(crashpoint.UploadPut)
 	u.confirmed(j)
 	u.report(j)
+	crashpoint.Hit(crashpoint.UploadConfirmed)
 	u.tidy(ctx, j.piece, j.data)
 	if err := u.cfg.Source.Release(j.sealed); err != nil {
 		u.cfg.Log.Warn().Err(err).Str("segment", j.piece.Name(u.a.identity.SegmentSize)).Msg("cannot remove archived WAL from the spool")
 	}
+	crashpoint.Hit(crashpoint.UploadReleased)
 }
 
 // report says that a complete segment is durable.

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 )
@@ -44,6 +45,7 @@ func take(ctx context.Context, cfg Config) (*Commit, error) {
 	history := branch{archive: cfg.Archive}
 	needed, err := transfer(ctx, cfg, c, &history)
 	if err == nil {
+		crashpoint.Hit(crashpoint.BackupManifestPut)
 		cfg.Log.Info().Str("backup", c.ID).Stringer("stop", c.StopLSN).Msg("data is stored; waiting for its WAL in the archive")
 		err = waitForWAL(ctx, cfg, needed)
 	}
@@ -54,9 +56,11 @@ func take(ctx context.Context, cfg Config) (*Commit, error) {
 		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.BackupWALArchived)
 	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
 		return nil, hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
 	}
+	crashpoint.Hit(crashpoint.BackupCommitted)
 	return c, nil
 }
 
@@ -123,6 +127,7 @@ func (c *Commit) reserve(ctx context.Context, store archive.Store) error {
 		err := store.Put(ctx, startedName(id), bytes.NewReader(append(body, '\n')))
 		if err == nil {
 			c.ID = id
+			crashpoint.Hit(crashpoint.BackupReserved)
 		}
 		if !errors.Is(err, archive.ErrExists) {
 			return err

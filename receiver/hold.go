@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
@@ -209,6 +210,9 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if to > st.RestartLSN {
+		crashpoint.Hit(crashpoint.SlotAdvanced)
 	}
 	st.RestartLSN = to
 	h.note(st)

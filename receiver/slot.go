@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
@@ -174,6 +175,9 @@ func (s Slot) reserve(ctx context.Context, conn *pg.Conn, seen SlotState) error 
 	_, err := conn.Rows(ctx, `CREATE_REPLICATION_SLOT "`+s.Name+`" PHYSICAL RESERVE_WAL`)
 	if pg.Code(err) == pg.CodeDuplicateObject { // another receiver was faster
 		return nil
+	}
+	if err == nil {
+		crashpoint.Hit(crashpoint.SlotReserved)
 	}
 	return err
 }

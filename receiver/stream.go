@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/wal"
@@ -193,6 +194,7 @@ func (s *stream) flush(ctx context.Context) error {
 			if err := s.fb.send(false); err != nil {
 				return err
 			}
+			crashpoint.Hit(crashpoint.AckSent)
 		case <-ctx.Done():
 			return s.finish()
 		}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/crashpoint"
 )
 
 // layDown restores all parts, several at a time, and checks every file against
@@ -43,12 +44,14 @@ func (r *restore) layDown(ctx context.Context) error {
 			if err := x.part(ctx, part); err != nil {
 				return fmt.Errorf("%s: %w", part.Name, err)
 			}
+			crashpoint.Hit(crashpoint.RestorePartLaid)
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreLaid)
 	return files.complete()
 }
 

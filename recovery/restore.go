@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 )
 
@@ -190,13 +191,16 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := r.makeSide(); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreSideMade)
 	if err := r.copySpool(ctx); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreSpoolCopied)
 	if err := r.open(); err != nil {
 		return err
 	}
 	defer r.close()
+	crashpoint.Hit(crashpoint.RestoreDirsMade)
 	r.cfg.Log.Info().Str("backup", r.Backup.ID).Str("dir", r.cfg.Dir).Msg("restoring")
 	for _, step := range []func(context.Context) error{r.layDown, r.linkTablespaces, r.configure, r.syncDirs, r.finish} {
 		if err := step(ctx); err != nil {
@@ -235,14 +239,18 @@ func (r *restore) data() *os.Root { return r.places[0].root }
 
 // finish makes the directory one that a server can start in.
 func (r *restore) finish(context.Context) error {
+	crashpoint.Hit(crashpoint.RestoreSynced)
 	if err := r.data().Rename(heldBack, controlFile); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreControlNamed)
 	if err := syncDir(r.data(), "global"); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreControlSynced)
 	if err := os.Remove(filepath.Join(r.side, unfinished)); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreFinished)
 	return syncPath(r.side)
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 )
 
@@ -125,6 +126,7 @@ func (r *restore) replace(name string, body []byte) error {
 
 // syncDirs makes every directory entry durable. The files are already.
 func (r *restore) syncDirs(context.Context) error {
+	crashpoint.Hit(crashpoint.RestoreSignalled)
 	for _, pl := range r.places {
 		err := fs.WalkDir(pl.root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
 			if err != nil || !e.IsDir() {

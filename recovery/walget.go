@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/mutant"
@@ -258,9 +259,11 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 	}
 	err = errors.Join(f.Sync(), f.Close())
 	if err == nil {
+		crashpoint.Hit(crashpoint.WALGetWritten)
 		err = os.Rename(tmp, g.path)
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.WALGetNamed)
 		err = syncPath(filepath.Dir(g.path))
 	}
 	if err != nil {

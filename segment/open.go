@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/wal"
@@ -39,6 +40,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	}
 	err := s.openDir()
 	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolPinned)
 		err = s.recoverFiles()
 	}
 	if err == nil {

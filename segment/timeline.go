@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/wal"
 )
@@ -35,6 +36,7 @@ func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	if err := fsx.WriteFile(s.fsys, path, body, 0o600); err != nil {
 		return s.fail(err)
 	}
+	crashpoint.Hit(crashpoint.TimelineHistorySaved)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.saved[tli] = savedHistory{body: bytes.Clone(body), parsed: parsed}
@@ -110,7 +112,11 @@ func (s *Spool) remainder() error {
 	case int64(s.size):
 		return s.seal()
 	default:
-		return s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+		err := s.settle(&piece{Sealed: Sealed{ID: id, Path: s.tailPath(id, to), To: to}})
+		if err == nil {
+			crashpoint.Hit(crashpoint.TimelineRemainderMade)
+		}
+		return err
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/wal"
@@ -49,6 +50,7 @@ func (s *Spool) sync() error {
 	if err := open.f.Datasync(); err != nil {
 		return s.fail(err)
 	}
+	crashpoint.Hit(crashpoint.SpoolSynced)
 	s.mu.Lock()
 	s.durable = upTo
 	s.mu.Unlock()
@@ -96,11 +98,16 @@ func (s *Spool) makePartial(id ID, src io.Reader) (fsx.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.SpoolCreated)
 	if err = s.fill(f, src); err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolFilled)
 		err = s.fsys.Rename(tmp, s.partialPath(id))
+	}
+	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolNamed)
 	}
 	if err == nil && !mutant.NoDirSync {
 		err = s.fsys.SyncDir(s.dir)
@@ -110,6 +117,7 @@ func (s *Spool) makePartial(id ID, src io.Reader) (fsx.File, error) {
 		s.fsys.Remove(tmp) // gives back the space; nothing counts on it
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.SpoolDirSynced)
 	return f, nil
 }
 
@@ -142,6 +150,7 @@ func (s *Spool) seal() error {
 	if err := s.sync(); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.SealSynced)
 	id := s.open.id
 	p := &piece{Sealed: Sealed{ID: id, Path: s.completePath(id), To: int64(s.size), Complete: true}}
 	p.inside = insideRecord(s.open.f, s.size)
@@ -158,9 +167,11 @@ func (s *Spool) seal() error {
 func (s *Spool) settle(p *piece) error {
 	err := s.fsys.Rename(s.partialPath(s.open.id), p.Path)
 	if err == nil {
+		crashpoint.Hit(crashpoint.SealNamed)
 		err = s.fsys.SyncDir(s.dir)
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.SealDirSynced)
 		err = s.open.f.Close()
 	}
 	if err != nil {
