@@ -30,6 +30,7 @@ type world struct {
 	archive string
 	spool   string
 	primary *testkit.Cluster
+	env     []string // more for walstream
 }
 
 func newWorld(t *testing.T, cfg testkit.Config) *world {
@@ -49,6 +50,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 	cmd := testkit.Command(w.t, w.bin, args...)
 	cmd.Env = append(cmd.Env, "WALSTREAM_ARCHIVE="+w.archive, "WALSTREAM_SPOOL="+w.spool,
 		"WALSTREAM_DBNAME="+w.primary.Conninfo(), "TZ=UTC")
+	cmd.Env = append(cmd.Env, w.env...)
 	return cmd
 }
 
@@ -76,7 +78,7 @@ func (w *world) must(args ...string) string {
 	return out
 }
 
-// receiving is a running `walstream receive`.
+// receiving is a running walstream, mostly `walstream receive`.
 type receiving struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -106,8 +108,14 @@ func (w *world) receive(args ...string) *receiving {
 // launch starts `walstream receive` without waiting for anything.
 func (w *world) launch(args ...string) *receiving {
 	w.t.Helper()
-	r := &receiving{t: w.t, cmd: w.command(append([]string{"receive"}, args...)...), done: make(chan error, 1)}
-	log, err := os.CreateTemp(w.dir, "receive-*.log")
+	return w.start(append([]string{"receive"}, args...)...)
+}
+
+// start starts walstream without waiting for anything.
+func (w *world) start(args ...string) *receiving {
+	w.t.Helper()
+	r := &receiving{t: w.t, cmd: w.command(args...), done: make(chan error, 1)}
+	log, err := os.CreateTemp(w.dir, args[0]+"-*.log")
 	if err != nil {
 		w.t.Fatal(err)
 	}
