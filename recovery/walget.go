@@ -193,17 +193,23 @@ func ReadPlan(dir string) (*Plan, error) {
 	return p, nil
 }
 
+// findHistory reads a history from the archive or else from the spool.
+func (g *walGet) findHistory(ctx context.Context, tli wal.Timeline) (h segment.History, body []byte, err error) {
+	h, body, err = g.archive.History(ctx, tli)
+	if errors.Is(err, archive.ErrNotExist) && g.view != nil {
+		if held, ok := g.view.Histories[tli]; ok {
+			body = held
+			h, err = segment.ParseHistory(tli, held)
+		}
+	}
+	return h, body, err
+}
+
 func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error) {
 	if tli == 1 {
 		return Absent, errors.New("timeline 1 has no history file")
 	}
-	_, body, err := g.archive.History(ctx, tli)
-	if errors.Is(err, archive.ErrNotExist) && g.view != nil {
-		if held, ok := g.view.Histories[tli]; ok {
-			body = held
-			_, err = segment.ParseHistory(tli, held)
-		}
-	}
+	_, body, err := g.findHistory(ctx, tli)
 	switch {
 	case err == nil:
 		return g.deliver(func(f *os.File) error {
