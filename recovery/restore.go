@@ -12,7 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/internal/crashpoint"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
 )
 
 // RestoreConfig says where and how a plan is carried out.
@@ -79,11 +81,13 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 // restore is one execution of a plan.
 type restore struct {
 	*Plan
-	cfg      RestoreConfig
-	owner    *Owner
-	side     string
-	places   []place // the data directory first, then tablespaces
-	progress *progress
+	cfg   RestoreConfig
+	owner *Owner
+	side  string
+	// readSpool makes a view of the source's spool.
+	readSpool func() (*segment.SpoolView, error)
+	places    []place // the data directory first, then tablespaces
+	progress  *progress
 }
 
 // place is a directory that parts of the backup go to.
@@ -108,6 +112,7 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 		cfg.Jobs = 4
 	}
 	r := &restore{Plan: p, cfg: cfg, side: SideDir(cfg.Dir), progress: &progress{total: p.Backup.PlainBytes, tell: cfg.Progress}}
+	r.readSpool = func() (*segment.SpoolView, error) { return segment.ReadSpool(fsx.OS{}, cfg.Source.Spool) }
 	var err error
 	if r.places, err = p.locate(cfg); err != nil {
 		return nil, err
