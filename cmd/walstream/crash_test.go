@@ -47,9 +47,11 @@ func (c *crashes) life() {
 	c.backups()
 	r.kill()
 	c.streaming()
-	r = c.launch()
-	ws.atLeast(c.t, 100)
-	r.kill()
+	for within := false; !within; within = c.withinSegment() {
+		r = c.launch()
+		ws.atLeast(c.t, 100)
+		r.kill()
+	}
 	dry()
 	c.crash()
 	ws.stop()

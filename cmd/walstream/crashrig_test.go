@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/internal/crashpoint"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 )
 
 // crashBinary is walstream with its crash points, see internal/crashpoint.
@@ -162,6 +164,26 @@ func (c *crashes) cleanSpool() {
 	if segments > 3 {
 		c.t.Errorf("%d segments are left in the spool: %v", segments, entries)
 	}
+}
+
+// withinSegment says whether the spool has an unfinished segment with WAL in
+// it, of which the next timeline will make a remainder.
+func (c *crashes) withinSegment() bool {
+	c.t.Helper()
+	view, err := segment.ReadSpool(fsx.OS{}, c.spool)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, p := range view.Partials {
+		valid, err := view.Valid(p)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if valid.To > 0 && valid.To < int64(mib) {
+			return true
+		}
+	}
+	return false
 }
 
 // dead expects that no server starts in dir.
