@@ -62,12 +62,13 @@ func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
 	}
 }
 
-// addTail takes the stored beginning of the open segment. The slot never moves
-// for it.
-func (e *archivedEnd) addTail(p segment.Sealed) {
+// addTail takes the stored beginning of the open segment, and whether nothing
+// before it waits to be stored: an archive may begin with it. The slot never
+// moves for it.
+func (e *archivedEnd) addTail(p segment.Sealed, alone bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if p.ID.Start(e.size) <= max(e.start, e.end) {
+	if reached := max(e.start, e.end); p.ID.Start(e.size) <= reached || reached == 0 && alone {
 		e.tail = p.ID.Start(e.size) + wal.LSN(p.To)
 	}
 }

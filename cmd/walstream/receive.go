@@ -111,11 +111,12 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	return err
 }
 
-// watch ends the stream once everything before d.until is durable here.
+// watch ends the stream once everything before d.until is durable here or
+// archived already, and the archive is there to take it.
 func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for d.recv.Status().Flushed < d.until {
+	for max(d.recv.Status().Flushed, d.archived.lsn()) < d.until || d.uploading() == nil {
 		select {
 		case <-ctx.Done():
 			return
@@ -153,7 +154,7 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		if err := up.StoreTail(ctx, open); err != nil {
 			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
 		} else {
-			d.archived.addTail(open)
+			d.archived.addTail(open, spool.Usage().Waiting == 0)
 		}
 	}
 	held, _ := spool.Resume()
