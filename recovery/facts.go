@@ -8,15 +8,18 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// Facts is all that the planner knows. The first five fields come from
+// Facts is all that the planner knows. The first six fields come from
 // listings and are complete; the rest is filled in as the planner asks.
 type Facts struct {
 	Identity segment.Identity
 	// Histories holds every timeline of which there is a history file;
 	// timeline 1 need not be in it.
 	Histories map[wal.Timeline]segment.History
-	Segments  map[segment.ID]Segment
-	Backups   []backup.Commit
+	// Unknown are timelines of which there is something, but no history that
+	// could be read, and why.
+	Unknown  map[wal.Timeline]string
+	Segments map[segment.ID]Segment
+	Backups  []backup.Commit
 	// Notes is what a plan should warn of whatever the target is.
 	Notes []string
 

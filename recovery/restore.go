@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
@@ -73,6 +74,9 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	}
 	if err := r.run(ctx); err != nil {
 		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		if isDamage(err) || errors.Is(err, archive.ErrNotExist) {
+			err = hint.With(err, "another backup, by --backup, may be good: walstream list backups")
+		}
 		return hint.With(err, "remove what was restored so far and begin anew: %s", r.removal())
 	}
 	return nil
@@ -119,7 +123,7 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 	}
 	// First of all: what is said of an unfinished restore removes the directory.
 	if _, err := os.Lstat(filepath.Join(cfg.Dir, "postmaster.pid")); err == nil {
-		return nil, hint.Errorf("choose another directory", "%s holds postmaster.pid: a server runs there or crashed", cfg.Dir)
+		return nil, hint.Errorf(elsewhere(cfg.Dir), "%s holds postmaster.pid: a server runs there or crashed", cfg.Dir)
 	}
 	if err := r.checkUnfinished(); err != nil {
 		return nil, err
@@ -179,15 +183,20 @@ func checkEmpty(dir string) error {
 	case err != nil:
 		return err
 	case len(entries) > 0:
-		return hint.Errorf("choose a directory that is empty or absent, restore deletes nothing", "%s is not empty: it holds %s", dir, entries[0].Name())
+		return hint.Errorf(elsewhere(dir), "%s is not empty: it holds %s", dir, entries[0].Name())
 	}
 	return checkWritable(dir)
+}
+
+// elsewhere is the hint for a directory that cannot be used.
+func elsewhere(dir string) string {
+	return "restore deletes nothing; into a directory that is absent or empty: walstream restore " + hint.Quote(dir+"-2")
 }
 
 func checkWritable(dir string) error {
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return hint.With(fmt.Errorf("write to %s: %w", dir, err),
-			"restore into another directory, or as root with --owner %s", hint.User())
+			"restore into another directory, or as root: sudo -E walstream restore --owner %s DIR", hint.User())
 	}
 	return nil
 }
