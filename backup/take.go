@@ -105,8 +105,8 @@ func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn
 		return err
 	}
 	c.Identity = id
-	if err := c.Match("the server", a.Identity().Identity); err != nil {
-		return hint.With(err, "archive %s is of another cluster: give its server in -d, or another --archive", a.Store())
+	if err := a.Identity().Match("archive "+a.Store().String(), c.Identity); err != nil {
+		return err
 	}
 	c.ServerVersion = conn.ParameterStatus("server_version")
 	return history.fetch(ctx, conn, sys.Timeline)

@@ -188,7 +188,7 @@ func (s Slot) drop(ctx context.Context, conn *pg.Conn) error {
 }
 
 func (s Slot) missing() error {
-	return &refusal{hint.Errorf("walstream slot create --slot "+s.Name+", or start with --create-slot",
+	return &refusal{hint.Errorf("walstream slot create --slot "+s.Name,
 		"replication slot %q does not exist", s.Name)}
 }
 

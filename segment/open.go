@@ -103,7 +103,7 @@ func (s *Spool) refuseNameless() error {
 	}
 	for _, e := range entries {
 		if kind, _, _ := parseFile(e.Name(), s.size); kind != otherFile && kind != tmpFile {
-			return hint.Errorf("set spool.dir to an empty directory",
+			return hint.Errorf("give an empty directory: --spool "+hint.Quote(s.dir+"-2"),
 				"it holds %s, but no %s that says of which cluster", e.Name(), identityFile)
 		}
 	}
@@ -148,9 +148,9 @@ func withHint(dir string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return hint.With(err, "%s", hint.Access(dir))
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint.With(err, "df -h %s", dir)
+		return hint.With(err, "make room for the spool: df -h %s", hint.Quote(dir))
 	case errors.Is(err, syscall.EROFS):
-		return hint.With(err, "findmnt -T %s", dir)
+		return hint.With(err, "%s", hint.Mount(dir))
 	}
 	return err
 }

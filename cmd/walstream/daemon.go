@@ -74,7 +74,7 @@ func (d *daemon) openSpool(id segment.Identity) error {
 func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receiver.SlotState) (receiver.Sink, error) {
 	if spool := d.spoolOpen(); spool != nil {
 		err := d.identity.Match("spool "+d.conf.SpoolDir, id)
-		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s-%d", d.conf.SpoolDir, id.SystemIdentifier)
+		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s", hint.Quote(fmt.Sprintf("%s-%d", d.conf.SpoolDir, id.SystemIdentifier)))
 	}
 	arch, err := d.pinArchive(ctx, id, slot)
 	if err != nil {
@@ -99,7 +99,7 @@ func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot recei
 	}
 	if err != nil && made {
 		err = fmt.Errorf("slot %s was moved to %s, so an archive holds the WAL before: %w", slot.Name, slot.RestartLSN, err)
-		return nil, hint.With(err, "if that archive is lost: walstream slot drop --slot %s, then walstream receive --create-slot and walstream backup", slot.Name)
+		return nil, hint.With(err, "if that archive is lost: walstream slot drop --slot %s && walstream receive --create-slot", slot.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
 		return nil, err
 	}
 	err = arch.Identity().Match("archive "+d.location, d.identity)
-	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s-%d", d.location, d.identity.SystemIdentifier)
+	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s", hint.Quote(fmt.Sprintf("%s-%d", d.location, d.identity.SystemIdentifier)))
 }
 
 func (d *daemon) archiveAway(err error, _ time.Duration) {
