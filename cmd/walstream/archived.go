@@ -62,13 +62,22 @@ func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
 	}
 }
 
-// addTail takes the stored beginning of the open segment, and whether nothing
-// before it waits to be stored: an archive may begin with it. The slot never
-// moves for it.
-func (e *archivedEnd) addTail(p segment.Sealed, alone bool) {
+// opens says that nothing waits to be stored before a position: an archive that
+// holds no segment begins with the one in which that lies.
+func (e *archivedEnd) opens(at wal.LSN) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if reached := max(e.start, e.end); p.ID.Start(e.size) <= reached || reached == 0 && alone {
+	if max(e.start, e.end) == 0 {
+		e.start = e.size.Floor(at)
+	}
+}
+
+// addTail takes the stored beginning of the open segment. The slot never moves
+// for it.
+func (e *archivedEnd) addTail(p segment.Sealed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.ID.Start(e.size) <= max(e.start, e.end) {
 		e.tail = p.ID.Start(e.size) + wal.LSN(p.To)
 	}
 }

@@ -59,22 +59,25 @@ func TestArchivedEndGoesBackToAFork(t *testing.T) {
 func TestArchivedEndShowsTails(t *testing.T) {
 	e := archivedEnd{size: mib}
 	e.begin(segment.Position{Timeline: 1, LSN: 3 << 20})
-	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100}, false)
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
 	if got := e.lsn(); got != 3<<20+100 {
 		t.Errorf("got %s", got)
 	}
 	e = archivedEnd{size: mib}
 	e.begin(segment.Position{Timeline: 1, LSN: 2 << 20})
-	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100}, true)
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
 	if got := e.lsn(); got != 2<<20 {
 		t.Errorf("a tail behind a hole counts: %s", got)
 	}
-	for alone, want := range map[bool]wal.LSN{false: 0, true: 3<<20 + 100} {
-		e = archivedEnd{size: mib}
-		e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100}, alone)
-		if got := e.lsn(); got != want {
-			t.Errorf("the first that is archived, alone %v: %s, want %s", alone, got, want)
-		}
+	e = archivedEnd{size: mib}
+	e.opens(3<<20 + 50)
+	e.opens(9 << 20) // it has begun
+	if got := e.lsn(); got != 3<<20 {
+		t.Errorf("the first that is archived begins at %s", got)
+	}
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
+	if got := e.lsn(); got != 3<<20+100 {
+		t.Errorf("the first that is archived: %s", got)
 	}
 }
 

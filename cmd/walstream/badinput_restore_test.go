@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +43,11 @@ func newRuins(t *testing.T) *ruins {
 	r.primary = c
 	recv = r.receive("--create-slot")
 	r.forked = r.history(2)[0]
-	r.archived()
+	r.primary.Psql(t, "SELECT pg_switch_wal()")
+	testkit.Wait(t, "WAL of timeline 2", func() (bool, string) {
+		names, err := filepath.Glob(filepath.Join(r.archive, "wal", "00000002", "*.zst"))
+		return len(names) > 0, fmt.Sprint(err)
+	})
 	recv.stop()
 	c.Stop(2)
 	r.spool = filepath.Join(r.world.dir, "none") // the archive alone counts

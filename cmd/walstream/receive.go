@@ -147,6 +147,9 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		ctx, cancel := limit()
 		d.awaitEmpty(ctx, spool, up)
 		cancel()
+		if held, _ := spool.Resume(); spool.Usage().Waiting == 0 {
+			d.archived.opens(held.LSN)
+		}
 	}
 	if open, ok := spool.OpenSegment(); ok && up != nil {
 		ctx, cancel := limit()
@@ -154,7 +157,7 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		if err := up.StoreTail(ctx, open); err != nil {
 			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
 		} else {
-			d.archived.addTail(open, spool.Usage().Waiting == 0)
+			d.archived.addTail(open)
 		}
 	}
 	held, _ := spool.Resume()
