@@ -122,7 +122,7 @@ func TestStatusListSlotAndMark(t *testing.T) {
 	}
 	w.must("backup", "--checkpoint", "fast", "--label", "the first", "--max-rate", "1GiB")
 	point := w.must("mark", "before it")
-	if _, stderr, code := w.run("mark", "before it"); code != 1 || !strings.Contains(stderr, "exists already") {
+	if _, stderr, code := w.run("mark", "before it"); code != 1 || !strings.Contains(stderr, "exists already") || !strings.Contains(stderr, "walstream mark 'before it-2'") {
 		t.Errorf("the same mark again: exit code %d\n%s", code, stderr)
 	}
 	w.archived()
