@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test fuzz memory bench replay matrix lint demo clean
+.PHONY: build test crash mutants fuzz memory bench replay matrix lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -15,7 +15,18 @@ test:
 	@internal/setup/debian.sh test
 	$(GO) test -race -timeout 30m ./...
 	@# Power cuts at every step: without the race detector all of them fit.
-	$(GO) test ./segment
+	$(GO) test -tags crashpoint ./internal/crashpoint ./segment
+	$(GO) test -tags crashpoint -run '^TestCrashPoints$$' ./archive
+
+# Kills of walstream under load: three at each of its crash points, and 51 at
+# random moments. It prints which phase each one hit.
+crash:
+	@internal/setup/debian.sh test
+	$(GO) test ./cmd/walstream -run '^TestCrashPoints$$' -v -timeout 30m -rounds 3 -kills 17
+
+# Mistakes that lose data are built in, one by one: the tests have to fail.
+mutants:
+	$(GO) test -v -count=1 -tags mutants ./internal/mutant
 
 # Every fuzzer for FUZZTIME. Their seeds are part of make test.
 FUZZTIME ?= 30s

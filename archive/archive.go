@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -39,7 +40,7 @@ type Archive struct {
 func Open(ctx context.Context, store Store) (*Archive, error) {
 	id, err := readIdentity(ctx, store)
 	if errors.Is(err, ErrNotExist) {
-		err = hint.With(ErrNotPinned, "is %s the right place, and mounted? walstream receive makes the archive at first use", store)
+		err = hint.With(ErrNotPinned, "is it the right place, and mounted? %s", hint.Mount(store.String()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open archive %s: %w", store, err)
@@ -56,13 +57,14 @@ func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, 
 		if err := writeIdentity(ctx, store, cluster); err != nil {
 			return nil, fmt.Errorf("pin archive %s: %w", store, err)
 		}
+		crashpoint.Hit(crashpoint.ArchivePinned)
 		a, err = Open(ctx, store)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if err := a.identity.Match("archive "+store.String(), cluster); err != nil {
-		return nil, hint.With(err, "give each cluster an archive of its own: --archive %s-%d", store, cluster.SystemIdentifier)
+		return nil, hint.With(err, "give each cluster an archive of its own: --archive %s", hint.Quote(fmt.Sprintf("%s-%d", store, cluster.SystemIdentifier)))
 	}
 	// Another process may have written it and died before it was durable.
 	if err := store.Confirm(ctx, identityName); err != nil {
@@ -146,7 +148,7 @@ func (a *Archive) History(ctx context.Context, tli wal.Timeline) (h segment.Hist
 	}
 	h, err = segment.ParseHistory(tli, body)
 	if err != nil {
-		return segment.History{}, nil, &CorruptError{Object: HistoryName(tli), What: "contents", Have: err.Error(), Want: "a timeline history"}
+		return segment.History{}, nil, &CorruptError{Object: HistoryName(tli), What: err.Error()}
 	}
 	return h, body, nil
 }

@@ -70,7 +70,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	info, err := d.fs.Stat(d.root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, hint.Errorf("is it mounted? if the archive is yet to be made: mkdir -m 750 "+d.root,
+		return nil, hint.Errorf("is it the right place, and mounted? "+hint.Mount(d.root),
 			"open archive directory %s: %w", d.root, ErrNoDirectory)
 	case err != nil:
 		return nil, d.fail("open archive directory", d.root, err)
@@ -201,8 +201,21 @@ func (d *Dir) present() error {
 	}
 	d.mu.Unlock()
 	if _, err := d.fs.Stat(proof); err != nil {
-		return hint.Errorf("is its file system mounted? findmnt -T "+d.root,
+		return hint.Errorf("is its file system mounted? "+hint.Mount(d.root),
 			"archive directory %s is not there any more: %w", d.root, opaque{cause(err)})
+	}
+	// A folder that is a symbolic link must not be lost with what it leads to.
+	entries, err := d.fs.ReadDir(d.root)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink != 0 && err == nil {
+			_, err = d.fs.Stat(d.path(e.Name()))
+		}
+	}
+	if err != nil {
+		return hint.Errorf("is what it leads to mounted? ls -lL "+d.root, "archive directory %s: %w", d.root, opaque{err})
 	}
 	return nil
 }

@@ -46,15 +46,15 @@ func cause(err error) error {
 func (d *Dir) hint(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return hint.With(err, "make room for the archive: df -h %s", d.root)
+		return hint.With(err, "make room for the archive: df -h %s", hint.Quote(d.root))
 	case errors.Is(err, unix.EROFS):
-		return hint.With(err, "the file system is mounted read-only: findmnt -T %s", d.root)
+		return hint.With(err, "the file system is mounted read-only: %s", hint.Mount(d.root))
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EMLINK):
-		return hint.With(err, "the archive needs a file system with hard links, to never overwrite an object: findmnt -T %s", d.root)
+		return hint.With(err, "the archive needs a file system with hard links, to never overwrite an object: %s", hint.Mount(d.root))
 	case errors.Is(err, fs.ErrPermission):
 		return hint.With(err, "%s", hint.Access(d.root))
 	case errors.Is(err, unix.ENOTDIR):
-		return hint.With(err, "something that is no directory is in the way: ls -lR %s", d.root)
+		return hint.With(err, "something that is no directory is in the way: ls -lR %s", hint.Quote(d.root))
 	case errors.Is(err, unix.EIO):
 		return hint.With(err, "the disk fails: dmesg")
 	}

@@ -48,7 +48,11 @@ func (l *lister) walk(dir string) (more bool, err error) {
 	if err != nil {
 		return false, l.d.hint(err)
 	}
-	for _, e := range l.sorted(dir, entries) {
+	wanted, err := l.sorted(dir, entries)
+	if err != nil {
+		return false, l.d.hint(err)
+	}
+	for _, e := range wanted {
 		if err := context.Cause(l.ctx); err != nil {
 			return false, err
 		}
@@ -72,12 +76,21 @@ type listed struct {
 
 // sorted is the entries of dir that can lead to wanted objects, ordered so
 // that walking through them visits objects in byte order of their names: a
-// directory counts with its slash, "a.b" lies before "a/x".
-func (l *lister) sorted(dir string, entries []fs.DirEntry) []listed {
+// directory counts with its slash, "a.b" lies before "a/x". A symbolic link
+// stands for what it leads to, as it does for Get: a folder of the archive may
+// be on another disk.
+func (l *lister) sorted(dir string, entries []fs.DirEntry) ([]listed, error) {
 	var wanted []listed
 	for _, e := range entries {
 		if !validElement(e.Name()) {
 			continue
+		}
+		if e.Type()&fs.ModeSymlink != 0 {
+			info, err := l.d.fs.Stat(l.d.path(dir + e.Name()))
+			if err != nil {
+				return nil, opaque{err} // not an absence: it may be on a disk that is not mounted
+			}
+			e = fs.FileInfoToDirEntry(info)
 		}
 		x := listed{name: dir + e.Name(), dir: e.IsDir(), entry: e}
 		if x.dir {
@@ -92,7 +105,7 @@ func (l *lister) sorted(dir string, entries []fs.DirEntry) []listed {
 		}
 	}
 	slices.SortFunc(wanted, func(a, b listed) int { return strings.Compare(a.name, b.name) })
-	return wanted
+	return wanted, nil
 }
 
 func (l *lister) object(e listed) (more bool, err error) {

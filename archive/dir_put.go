@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/mutant"
 )
 
 // Put implements [Store].
@@ -27,6 +29,7 @@ func (d *Dir) Put(ctx context.Context, name string, body io.Reader) error {
 	if err != nil {
 		return d.fail("put", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreWritten)
 	err = d.link(tmp, name)
 	// Left behind after an error, it is removed when the store is opened
 	// another day.
@@ -34,6 +37,7 @@ func (d *Dir) Put(ctx context.Context, name string, body io.Reader) error {
 	if err != nil {
 		return d.fail("put", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreSynced)
 	if name == identityName {
 		d.setPinned()
 	}
@@ -80,6 +84,7 @@ func (d *Dir) link(tmp, name string) error {
 			err = d.fs.Link(tmp, path)
 		}
 		if err == nil {
+			crashpoint.Hit(crashpoint.StoreLinked)
 			return d.syncName(name)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +115,7 @@ func (d *Dir) makeDirs(dir string) error {
 // syncName makes the entry of name durable and those of all directories on
 // the way: another process may have made one and died before it synced it.
 func (d *Dir) syncName(name string) error {
-	for dir := d.path(name); dir != d.root; {
+	for dir := d.path(name); dir != d.root && !mutant.NoDirSync; {
 		dir = filepath.Dir(dir)
 		if err := d.sync(dir, func() error { return d.fs.SyncDir(dir) }); err != nil {
 			return err
@@ -155,6 +160,7 @@ func (d *Dir) Confirm(ctx context.Context, name string) error {
 	if err != nil {
 		return d.fail("confirm", name, err)
 	}
+	crashpoint.Hit(crashpoint.StoreConfirmed)
 	return d.present()
 }
 
@@ -166,7 +172,8 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 	dir := d.path(name)
 	err := d.fs.Remove(dir)
 	for dir = filepath.Dir(dir); err == nil; dir = filepath.Dir(dir) {
-		if dir != d.root && d.fs.Remove(dir) == nil {
+		// With the slash, a symbolic link is not removed in the directory's place.
+		if dir != d.root && d.fs.Remove(dir+"/") == nil {
 			continue
 		}
 		err = d.fs.SyncDir(dir)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/archive"
@@ -70,24 +71,7 @@ func TestDirUnmounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	check := func(t *testing.T) {
-		_, get := d.Get(ctx, "wal/1", 0, -1)
-		_, stat := d.Stat(ctx, "wal/1")
-		var listed error
-		for _, err := range d.List(ctx, "wal/", "") {
-			listed = err
-		}
-		for op, err := range map[string]error{
-			"Get": get, "Stat": stat, "List": listed, "Put": d.Put(ctx, "wal/2", strings.NewReader("x")),
-			"Delete": d.Delete(ctx, "wal/1"), "Confirm": d.Confirm(ctx, "wal/1"),
-		} {
-			if err == nil || errors.Is(err, archive.ErrNotExist) || errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s: %v, want an error that is no absence", op, err)
-			} else if len(hint.Of(err)) == 0 {
-				t.Errorf("%s: no hint: %v", op, err)
-			}
-		}
-	}
+	check := func(t *testing.T) { checkTrouble(t, d) }
 	if err := os.Rename(root, root+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +83,73 @@ func TestDirUnmounted(t *testing.T) {
 	if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
 		t.Errorf("the bare mount point holds %v, %v", entries, err)
 	}
+}
+
+// checkTrouble expects that nothing can be done in wal/, and nothing is absent.
+func checkTrouble(t *testing.T, d *archive.Dir) {
+	t.Helper()
+	ctx := t.Context()
+	_, get := d.Get(ctx, "wal/1", 0, -1)
+	_, stat := d.Stat(ctx, "wal/1")
+	var listed error
+	for _, err := range d.List(ctx, "wal/", "") {
+		listed = err
+	}
+	for op, err := range map[string]error{
+		"Get": get, "Stat": stat, "List": listed, "Put": d.Put(ctx, "wal/2", strings.NewReader("x")),
+		"Delete": d.Delete(ctx, "wal/1"), "Confirm": d.Confirm(ctx, "wal/1"),
+	} {
+		if err == nil || errors.Is(err, archive.ErrNotExist) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v, want an error that is no absence", op, err)
+		} else if len(hint.Of(err)) == 0 {
+			t.Errorf("%s: no hint: %v", op, err)
+		}
+	}
+}
+
+// A folder of the archive may be a symbolic link. What it leads to is listed,
+// is never taken for absent, and outlives the deletion of its last object.
+func TestDirSymlinks(t *testing.T) {
+	ctx, root, other := t.Context(), t.TempDir(), t.TempDir()
+	d := openDir(t, archive.DirConfig{Path: root})
+	if err := d.Put(ctx, "walstream.json", strings.NewReader("{}")); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(root, "wal")
+	if err := errors.Join(os.Mkdir(filepath.Join(other, "1"), 0o755), os.Symlink(other, link), os.Symlink("1", filepath.Join(other, "2"))); err != nil {
+		t.Fatal(err)
+	}
+	names := func() (names []string) {
+		for info, err := range d.List(ctx, "wal/", "") {
+			if err != nil {
+				t.Error(err)
+			}
+			names = append(names, info.Name)
+		}
+		return names
+	}
+	for _, name := range []string{"wal/1/a", "wal/2/b/c"} {
+		if err := d.Put(ctx, name, strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"wal/1/a", "wal/1/b/c", "wal/2/a", "wal/2/b/c"}, names()); diff != "" {
+		t.Error(diff)
+	}
+	for _, name := range []string{"wal/2/b/c", "wal/1/a"} {
+		if err := d.Delete(ctx, name); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{link, filepath.Join(other, "2")} {
+			if _, err := os.Lstat(name); err != nil {
+				t.Errorf("deleting an object removed a link: %v", err)
+			}
+		}
+	}
+	if err := os.Rename(other, other+".away"); err != nil {
+		t.Fatal(err)
+	}
+	checkTrouble(t, d)
 }
 
 // A file system that goes away while an object is stored took the object along.

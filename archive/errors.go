@@ -13,11 +13,14 @@ import (
 type CorruptError struct {
 	Object string // name in the store
 	What   string // the part or property that is wrong
-	Have   string
+	Have   string // empty: What says it all
 	Want   string
 }
 
 func (e *CorruptError) Error() string {
+	if e.Have == "" {
+		return fmt.Sprintf("%s is damaged: %s", e.Object, e.What)
+	}
 	return fmt.Sprintf("%s is damaged: %s is %s, not %s", e.Object, e.What, e.Have, e.Want)
 }
 

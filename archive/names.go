@@ -22,8 +22,6 @@ const (
 	BackupsPrefix = "backups/"
 	// BackupPrefix holds the data of backups, committed or not.
 	BackupPrefix = "backup/"
-	// PointsPrefix holds one object for each named restore point.
-	PointsPrefix = "points/"
 	// GapsPrefix holds one object for each recorded [Gap].
 	GapsPrefix = "gaps/"
 )

@@ -139,7 +139,7 @@ func (s *story) tell(m *machine, p *promises) error {
 	for _, g := range []*walgen.WAL{s.parent, s.child} {
 		if g.Config.Timeline == 2 {
 			history := fmt.Appendf(nil, "1\t%s\tpromoted\n", s.fork)
-			if err := m.spool.EndTimeline(1, s.fork); err != nil {
+			if _, err := m.spool.EndTimeline(1, s.fork); err != nil {
 				return err
 			}
 			if err := m.spool.SaveHistory(2, history); err != nil {
@@ -297,13 +297,24 @@ func powerCuts(wrap func(fsx.FS) fsx.FS) (cuts int, err error) {
 		}
 		return nil
 	}
+	if err = s.happen(wrap(mem), p); err == nil {
+		err = broken
+	}
+	if err == nil {
+		err = s.survived(mem.CrashClone(), p, true)
+	}
+	return cuts, err
+}
+
+// happen tells the story on a new machine, while the uploader runs.
+func (s *story) happen(fsys fsx.FS, p *promises) error {
 	confirmed := make(chan struct{}, 2)
-	m, err := boot(wrap(mem), func(tli wal.Timeline, lsn wal.LSN) {
+	m, err := boot(fsys, func(tli wal.Timeline, lsn wal.LSN) {
 		p.set(p.confirmed, tli, lsn)
 		confirmed <- struct{}{}
 	})
 	if err != nil {
-		return cuts, err
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ran := make(chan error)
@@ -314,13 +325,7 @@ func powerCuts(wrap func(fsx.FS) fsx.FS) (cuts int, err error) {
 	}
 	cancel(errors.New("end of the story"))
 	<-ran
-	if err == nil {
-		err = broken
-	}
-	if err == nil {
-		err = s.survived(mem.CrashClone(), p, true)
-	}
-	return cuts, err
+	return err
 }
 
 func TestPowerCutSpoolAndArchive(t *testing.T) {

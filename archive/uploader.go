@@ -9,6 +9,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/crashpoint"
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -136,6 +138,9 @@ func (u *Uploader) Run(ctx context.Context) error {
 	}
 	g.Go(func() error {
 		for j := range inOrder {
+			if mutant.SlotEarly {
+				u.report(j)
+			}
 			<-j.done
 			u.finish(ctx, j)
 			j.data.Close() // opened for reading
@@ -174,6 +179,7 @@ func (u *Uploader) read(ctx context.Context, inFlight *sync.WaitGroup, todo, inO
 			continue
 		}
 		j.prev, newest[sealed.ID.Timeline] = newest[sealed.ID.Timeline], j
+		crashpoint.Hit(crashpoint.UploadRead)
 		inFlight.Add(1)
 		inOrder <- j
 		todo <- j
@@ -190,12 +196,20 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 		u.stop(tli, j.err)
 		return
 	}
+	crashpoint.Hit(crashpoint.UploadPut)
 	u.confirmed(j)
-	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
-		u.cfg.OnConfirmed(tli, j.piece.ID.End(u.a.identity.SegmentSize))
-	}
+	u.report(j)
+	crashpoint.Hit(crashpoint.UploadConfirmed)
 	u.tidy(ctx, j.piece, j.data)
 	if err := u.cfg.Source.Release(j.sealed); err != nil {
 		u.cfg.Log.Warn().Err(err).Str("segment", j.piece.Name(u.a.identity.SegmentSize)).Msg("cannot remove archived WAL from the spool")
+	}
+	crashpoint.Hit(crashpoint.UploadReleased)
+}
+
+// report says that a complete segment is durable.
+func (u *Uploader) report(j *job) {
+	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
+		u.cfg.OnConfirmed(j.piece.ID.Timeline, j.piece.ID.End(u.a.identity.SegmentSize))
 	}
 }

@@ -95,6 +95,13 @@ func (u *upload) receive(g *walgen.WAL) {
 	u.must(err)
 }
 
+// end ends a timeline in the spool.
+func (u *upload) end(tli wal.Timeline, lsn wal.LSN) {
+	u.t.Helper()
+	_, err := u.spool.EndTimeline(tli, lsn)
+	u.must(err)
+}
+
 func (u *upload) must(err error) {
 	u.t.Helper()
 	if err != nil {

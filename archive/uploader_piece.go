@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -57,6 +58,7 @@ func (u *Uploader) putHistories(ctx context.Context, tli wal.Timeline) error {
 		if err != nil {
 			return err
 		}
+		crashpoint.Hit(crashpoint.UploadHistoryPut)
 		u.mu.Lock()
 		u.stored[other] = true
 		u.mu.Unlock()

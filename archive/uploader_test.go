@@ -102,7 +102,7 @@ func TestUploaderConflict(t *testing.T) {
 		putPiece(t, u.a, p, data, nil)
 		u.receive(g)
 		u.must(u.spool.SaveHistory(2, []byte("1\t0/500000\tpromoted\n")))
-		u.must(u.spool.EndTimeline(1, 0x500000))
+		u.end(1, 0x500000)
 		next := newWAL(2, 5, 3)
 		next.Last = g.Last
 		next.FillSegments(1)
@@ -192,7 +192,7 @@ func TestUploaderTimelineSwitch(t *testing.T) {
 		u.receive(g)
 		history := fmt.Appendf(nil, "1\t%s\tno recovery target specified\n", fork)
 		u.must(u.spool.SaveHistory(2, history))
-		u.must(u.spool.EndTimeline(1, fork))
+		u.end(1, fork)
 		next := g.Fork(2) // its first segment begins with the old timeline's bytes
 		next.FillSegments(1)
 		u.receive(next)

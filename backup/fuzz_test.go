@@ -98,15 +98,11 @@ func FuzzTablespaceMap(f *testing.F) {
 	f.Add("16384 /a\r\n")
 	f.Add("1")
 	f.Fuzz(func(t *testing.T, body string) {
-		list, err := parseTablespaceMap(body)
+		list, err := ParseTablespaceMap(body)
 		if err != nil {
 			return
 		}
-		var again strings.Builder
-		for _, s := range list {
-			fmt.Fprintf(&again, "%d %s\n", s.OID, strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r").Replace(s.Location))
-		}
-		back, err := parseTablespaceMap(again.String())
+		back, err := ParseTablespaceMap(FormatTablespaceMap(list))
 		if diff := cmp.Diff(list, back); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
 		}

@@ -132,13 +132,13 @@ func TestLabelTime(t *testing.T) {
 }
 
 func TestParseTablespaceMap(t *testing.T) {
-	got, err := parseTablespaceMap("16384 /a b\n16385 /c\\\\d\\\ne\n")
+	got, err := ParseTablespaceMap("16384 /a b\n16385 /c\\\\d\\\ne\n")
 	want := []Tablespace{{16384, "/a b"}, {16385, "/c\\d\ne"}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
 	for _, bad := range []string{"16384 /a", "x /a\n", "16384\n", "99999999999 /a\n"} {
-		if got, err := parseTablespaceMap(bad); err == nil {
+		if got, err := ParseTablespaceMap(bad); err == nil {
 			t.Errorf("%q: %v", bad, got)
 		}
 	}

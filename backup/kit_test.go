@@ -100,13 +100,13 @@ func archiveWAL(t *testing.T, c *testkit.Cluster, a *archive.Archive) {
 
 // nameWAL stores objects under the names of segments that are yet to come, for
 // tests in which nobody reads them.
-func nameWAL(t *testing.T, c *testkit.Cluster, a *archive.Archive, count int) {
+func nameWAL(t *testing.T, c *testkit.Cluster, a *archive.Archive, tli wal.Timeline, count int) {
 	t.Helper()
 	lsn, err := wal.ParseLSN(c.Psql(t, "SELECT pg_current_wal_flush_lsn()"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := segment.At(1, lsn, testSegmentSize)
+	id := segment.At(tli, lsn, testSegmentSize)
 	for range count {
 		err := a.Store().Put(t.Context(), archive.SegmentName(id, testSegmentSize), strings.NewReader("WAL"))
 		if err != nil {

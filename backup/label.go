@@ -76,10 +76,10 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// parseTablespaceMap reads tablespace_map, by the rules of PostgreSQL's
+// ParseTablespaceMap reads tablespace_map, by the rules of PostgreSQL's
 // read_tablespace_map: "oid path" in each line, a backslash before each line
 // break and backslash of the path.
-func parseTablespaceMap(body string) ([]Tablespace, error) {
+func ParseTablespaceMap(body string) ([]Tablespace, error) {
 	var found []Tablespace
 	var line strings.Builder
 	for i := 0; i < len(body); i++ {
@@ -103,4 +103,14 @@ func parseTablespaceMap(body string) ([]Tablespace, error) {
 		return nil, fmt.Errorf("tablespace_map ends within a line")
 	}
 	return found, nil
+}
+
+// FormatTablespaceMap writes what [ParseTablespaceMap] reads.
+func FormatTablespaceMap(list []Tablespace) string {
+	escape := strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r")
+	var b strings.Builder
+	for _, ts := range list {
+		fmt.Fprintf(&b, "%d %s\n", ts.OID, escape.Replace(ts.Location))
+	}
+	return b.String()
 }

@@ -60,7 +60,7 @@ func Load(ctx context.Context, a *archive.Archive, id string) (*Commit, error) {
 			return loadCommit(ctx, a, info.Name)
 		}
 	}
-	return nil, hint.With(fmt.Errorf("backup %q: %w", id, archive.ErrNotExist), "walstream list shows which there are")
+	return nil, hint.With(fmt.Errorf("backup %q: %w", id, archive.ErrNotExist), "which there are: walstream list")
 }
 
 // LoadManifest reads the manifest of a backup, verified against its commit

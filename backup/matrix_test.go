@@ -27,7 +27,7 @@ func takeDamaged(t *testing.T, major int) {
 	c.Psql(t, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) i")
 	c.Psql(t, "CHECKPOINT")
 	file := filepath.Join(c.DataDir, c.Psql(t, "SELECT pg_relation_filepath('t')"))
-	nameWAL(t, c, a, 40)
+	nameWAL(t, c, a, 1, 40)
 	for _, damaged := range []bool{false, true} {
 		if damaged {
 			c.Stop(syscall.SIGINT)

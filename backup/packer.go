@@ -243,7 +243,7 @@ func (p *packer) tablespaces() ([]Tablespace, error) {
 	if len(p.links) > 0 {
 		return p.links, nil
 	}
-	return parseTablespaceMap(p.kept[mapFile].String())
+	return ParseTablespaceMap(p.kept[mapFile].String())
 }
 
 // label reads the backup_label.

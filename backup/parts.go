@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
 )
 
 const (
@@ -78,6 +79,7 @@ func (w *partWriter) begin(tablespace uint32, control bool) {
 			r.CloseWithError(err)
 			return err
 		}
+		crashpoint.Hit(crashpoint.BackupPartPut)
 		p.SHA256, p.StoredSize = hex.EncodeToString(sum.Sum(nil)), size.n
 		return nil
 	})

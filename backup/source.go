@@ -72,7 +72,7 @@ func FindSource(dir string) (*Source, error) {
 	case !base && !plain:
 		return nil, nil
 	case !manifest:
-		return nil, hint.Errorf("walstream backup takes a new one",
+		return nil, hint.Errorf("take a new one: walstream backup",
 			"%s: the base backup has no backup_manifest (pg_basebackup --no-manifest, or PostgreSQL 12), so it cannot be checked", dir)
 	case !base:
 		s.tars = nil

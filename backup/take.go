@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 )
@@ -41,30 +42,37 @@ func Take(ctx context.Context, cfg Config) (*Commit, error) {
 
 func take(ctx context.Context, cfg Config) (*Commit, error) {
 	c := &Commit{FormatVersion: FormatVersion, Label: cfg.Label, Started: cfg.Now().UTC()}
-	needed, err := transfer(ctx, cfg, c)
+	history := branch{archive: cfg.Archive}
+	needed, err := transfer(ctx, cfg, c, &history)
 	if err == nil {
+		crashpoint.Hit(crashpoint.BackupManifestPut)
 		cfg.Log.Info().Str("backup", c.ID).Stringer("stop", c.StopLSN).Msg("data is stored; waiting for its WAL in the archive")
 		err = waitForWAL(ctx, cfg, needed)
+	}
+	if err == nil {
+		err = history.check(ctx, c.Timeline)
 	}
 	if err != nil {
 		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.BackupWALArchived)
 	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
 		return nil, hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
 	}
+	crashpoint.Hit(crashpoint.BackupCommitted)
 	return c, nil
 }
 
 // transfer stores data and manifest, fills in the commit object, and returns
 // the WAL that the backup needs.
-func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Range, err error) {
+func transfer(ctx context.Context, cfg Config, c *Commit, history *branch) (needed []archive.Range, err error) {
 	conn, err := pg.ConnectReplication(ctx, cfg.Server)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(conn)
-	if err := c.identify(ctx, cfg.Archive, conn); err != nil {
+	if err := c.identify(ctx, cfg.Archive, conn, history); err != nil {
 		return nil, err
 	}
 	if err := c.reserve(ctx, cfg.Archive.Store()); err != nil {
@@ -91,15 +99,17 @@ func transfer(ctx context.Context, cfg Config, c *Commit) (needed []archive.Rang
 }
 
 // identify compares the server with the archive, before the first byte.
-func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn) (err error) {
-	if c.Identity, _, err = conn.Identity(ctx); err != nil {
+func (c *Commit) identify(ctx context.Context, a *archive.Archive, conn *pg.Conn, history *branch) error {
+	id, sys, err := conn.Identity(ctx)
+	if err != nil {
 		return err
 	}
-	if err := c.Match("the server", a.Identity().Identity); err != nil {
-		return hint.With(err, "archive %s is of another cluster: give its server in -d, or another --archive", a.Store())
+	c.Identity = id
+	if err := a.Identity().Match("archive "+a.Store().String(), c.Identity); err != nil {
+		return err
 	}
 	c.ServerVersion = conn.ParameterStatus("server_version")
-	return nil
+	return history.fetch(ctx, conn, sys.Timeline)
 }
 
 // reserve gives the backup an ID of its own, even if another one begins in the
@@ -117,6 +127,7 @@ func (c *Commit) reserve(ctx context.Context, store archive.Store) error {
 		err := store.Put(ctx, startedName(id), bytes.NewReader(append(body, '\n')))
 		if err == nil {
 			c.ID = id
+			crashpoint.Hit(crashpoint.BackupReserved)
 		}
 		if !errors.Is(err, archive.ErrExists) {
 			return err

@@ -30,7 +30,7 @@ func TestTakeFindsDamagedPage(t *testing.T) {
 	c.Stop(syscall.SIGINT)
 	flipByte(t, file, 2*8192+5000)
 	c.Start()
-	nameWAL(t, c, a, 20)
+	nameWAL(t, c, a, 1, 20)
 
 	commit, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast})
 	if err != nil {
@@ -68,7 +68,7 @@ func TestTakeFails(t *testing.T) {
 	server := pg.Options{Conninfo: c.Conninfo()}
 	newArchive := func(t *testing.T) *archive.Archive {
 		a := pinned(t, c, archive.NewMem())
-		nameWAL(t, c, a, 20)
+		nameWAL(t, c, a, 1, 20)
 		return a
 	}
 	take := func(t *testing.T, cfg Config) error {
@@ -227,7 +227,7 @@ func TestTakeIsAllOrNothing(t *testing.T) {
 		store := &brokenStore{Store: archive.NewMem(), flaky: flaky}
 		store.left.Store(1000)
 		a := pinned(t, c, store)
-		nameWAL(t, c, a, 10)
+		nameWAL(t, c, a, 1, 10)
 		store.left.Store(operation)
 		_, err = Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast, PartSize: 4 << 20})
 		if err != nil && !errors.Is(err, errStore) {
@@ -274,7 +274,7 @@ func TestTakeIsAllOrNothing(t *testing.T) {
 func TestTakeTwiceInOneSecond(t *testing.T) {
 	c := startServer(t, false)
 	a := pinned(t, c, archive.NewMem())
-	nameWAL(t, c, a, 20)
+	nameWAL(t, c, a, 1, 20)
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	t.Chdir(tmp)
@@ -318,5 +318,63 @@ func TestTakeTwiceInOneSecond(t *testing.T) {
 	}
 	if n := len(objects(t, a.Store(), archive.BackupsPrefix)); n != 2 {
 		t.Errorf("%d commit objects", n)
+	}
+}
+
+// A clone of the cluster was promoted to a timeline of the same number as the
+// server from which the archive has its WAL: with that, its backup is of no
+// use. The archive may learn of the timeline only while the backup is taken.
+func TestTakeRefusesOtherBranch(t *testing.T) {
+	c := startServer(t, false)
+	c.Stop(syscall.SIGINT)
+	if err := os.WriteFile(filepath.Join(c.DataDir, "standby.signal"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Start()
+	c.Psql(t, "SELECT pg_promote()")
+	c.Psql(t, "CHECKPOINT")
+	own, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", "00000002.history"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := []byte("1\t0/300000\tno recovery target specified\n")
+	for name, when := range map[string]struct {
+		before, meanwhile []byte
+	}{"before": {other, nil}, "meanwhile": {nil, other}, "never": {nil, nil}, "own": {nil, own}} {
+		t.Run(name, func(t *testing.T) {
+			a := pinned(t, c, archive.NewMem())
+			nameWAL(t, c, a, 2, 20)
+			put := func(body []byte) {
+				if body != nil {
+					if err := a.PutHistory(t.Context(), 2, body); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			put(when.before)
+			asked := false
+			_, err := Take(t.Context(), Config{
+				Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast,
+				Progress: func(int64, int64) {
+					if !asked {
+						put(when.meanwhile)
+					}
+					asked = true
+				},
+			})
+			if name == "own" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || name != "never" && (!strings.Contains(err.Error(), "0/300000") || len(hint.Of(err)) == 0) {
+				t.Errorf("error %v, hints %q", err, hint.Of(err))
+			}
+			if asked != (name != "before") {
+				t.Errorf("data was sent: %v", asked)
+			}
+			checkNothing(t, a.Store())
+		})
 	}
 }

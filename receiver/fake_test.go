@@ -290,6 +290,15 @@ func (s *fakeStream) complete() {
 	s.b.Flush()
 }
 
+// switched ends the stream of a timeline that goes on as tli at fork.
+func (s *fakeStream) switched(tli wal.Timeline, fork wal.LSN) {
+	row(s.b, tli.String(), fork.String())
+	s.b.Send(&pgproto3.CopyDone{})
+	s.b.Flush()
+	s.until(func(status) bool { return false }) // up to the receiver's CopyDone
+	s.complete()
+}
+
 func (s *fakeStream) fail(code, message string) {
 	s.again = true
 	s.b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", Code: code, Message: message})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -46,7 +47,7 @@ func (s *stream) syncAlone() error {
 	s.turn.Unlock()
 	err := s.sync()
 	if err == nil {
-		err = s.fb.send(false)
+		err = s.acknowledge()
 	}
 	s.syncs.Add(1)
 	s.turn.Lock()
@@ -86,7 +87,15 @@ func (s *stream) flushOnce() error {
 	err := s.sync()
 	s.flushing.Store(false)
 	if err == nil {
-		err = s.fb.send(false)
+		err = s.acknowledge()
+	}
+	return err
+}
+
+func (s *stream) acknowledge() error {
+	err := s.fb.send(false)
+	if err == nil {
+		crashpoint.Hit(crashpoint.AckSent)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
@@ -20,10 +21,11 @@ import (
 // and only forward, in any case looked at and touched regularly: a slot that
 // is missing or has lost its WAL is made anew.
 type HoldSlot struct {
-	every time.Duration
-	log   zerolog.Logger
-	ready chan struct{} // closed by follow
-	wake  chan struct{} // Advance was called
+	every   time.Duration
+	log     zerolog.Logger
+	ready   chan struct{}                                                             // closed by follow
+	covered func(context.Context, segment.History, segment.Position) (wal.LSN, error) // [Config.Covered]
+	wake    chan struct{}                                                             // Advance was called
 
 	access slotAccess // Run's alone, like the next two
 	at     holdPlace  // where access leads
@@ -34,6 +36,7 @@ type HoldSlot struct {
 	mu      sync.Mutex
 	slot    Slot            // of the server that is followed
 	history segment.History // of the server's timeline
+	since   wal.LSN         // from here to target all is archived
 	target  segment.Position
 	status  HoldStatus
 }
@@ -89,16 +92,14 @@ func (h *HoldSlot) place() holdPlace {
 
 func (h *HoldSlot) current() Slot { return h.place().slot }
 
-// Advance allows the slot to move to pos: all WAL before it is archived. It
-// does not wait; positions below earlier ones of the timeline, and those of an
-// older one, are ignored.
-func (h *HoldSlot) Advance(pos segment.Position) {
+// Advance allows the slot to move to pos: all WAL from since to there is
+// archived. A slot that holds WAL before since moves only if the archive has
+// that too. It does not wait; positions below earlier ones of the timeline,
+// and those of an older one, are ignored.
+func (h *HoldSlot) Advance(since wal.LSN, pos segment.Position) {
 	h.mu.Lock()
-	switch {
-	case pos.Timeline > h.target.Timeline:
-		h.target = pos
-	case pos.Timeline == h.target.Timeline:
-		h.target.LSN = max(h.target.LSN, pos.LSN)
+	if pos.Timeline > h.target.Timeline || pos.Timeline == h.target.Timeline && pos.LSN > h.target.LSN {
+		h.since, h.target = since, pos
 	}
 	h.mu.Unlock()
 	select {
@@ -212,6 +213,12 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 		// and what it has since then is not in the archive.
 		to = 0
 	}
+	var hole error
+	if to > st.RestartLSN {
+		if hole = h.unbroken(ctx, st.RestartLSN); hole != nil {
+			to = 0
+		}
+	}
 	to = max(to, st.RestartLSN) // its own position again is a touch
 	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
 	if errors.Is(err, errInvalidated) {
@@ -225,13 +232,37 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
 		// Another receiver of this cluster moves the slot now, or has moved
 		// it further ("minimum is") since it was read.
-		return nil
+		return hole
 	}
 	if err != nil {
 		return err
 	}
+	if to > st.RestartLSN {
+		crashpoint.Hit(crashpoint.SlotAdvanced)
+	}
 	st.RestartLSN = to
 	h.note(st)
+	return hole
+}
+
+// unbroken fails if the archive lacks WAL between from, where the slot is, and
+// what this process has archived.
+func (h *HoldSlot) unbroken(ctx context.Context, from wal.LSN) error {
+	h.mu.Lock()
+	since, history := h.since, h.history
+	h.mu.Unlock()
+	if from >= since || h.covered == nil {
+		return nil
+	}
+	size := h.identity.SegmentSize
+	start := size.Floor(from)
+	end, err := h.covered(ctx, history, segment.Position{Timeline: history.SegmentAt(start, size).Timeline, LSN: start})
+	if err != nil {
+		return fmt.Errorf("does the archive hold all WAL from %s on? %w", from, err)
+	}
+	if end < since {
+		return hint.Errorf("walstream list wal", "the archive lacks WAL from %s on, before what was archived at %s", max(from, end), since)
+	}
 	return nil
 }
 

@@ -347,7 +347,7 @@ func TestFirstPosition(t *testing.T) {
 	}
 	cfg := rigConfig(c.Conninfo())
 	archived := segment.Size(mib).Floor(end - mib)
-	cfg.ArchiveResume = func(_ context.Context, h segment.History) (segment.Position, bool, error) {
+	cfg.ArchiveResume = func(_ context.Context, h segment.History, _ wal.LSN) (segment.Position, bool, error) {
 		return segment.Position{Timeline: h.Timeline, LSN: archived}, true, nil
 	}
 	g = newRig(t, spoolDir(t), cfg, nil)

@@ -41,9 +41,10 @@ type Sink interface {
 	// otherwise. WAL before ahead is about to come. It returns early, without
 	// an error, when ctx ends.
 	Prepare(ctx context.Context, ahead wal.LSN) error
-	// EndTimeline says that the server ended timeline tli at end. It may be
-	// said again after a restart.
-	EndTimeline(tli wal.Timeline, end wal.LSN) error
+	// EndTimeline says that the server ended timeline tli at end, and returns
+	// the end of what the sink holds of it. It may be said again after a
+	// restart.
+	EndTimeline(tli wal.Timeline, end wal.LSN) (held wal.LSN, err error)
 }
 
 // Config says what to receive and where to put it.
@@ -66,10 +67,11 @@ type Config struct {
 	// to pin or compare the identity: a [*segment.ForeignError] ends Run
 	// before anything is stored.
 	OpenSink func(context.Context, segment.Identity, SlotState) (Sink, error)
-	// ArchiveResume is where to go on when the sink is empty: the end of
-	// the last complete segment that the archive holds on the way of the
-	// given history; false when it holds none. May be nil.
-	ArchiveResume func(context.Context, segment.History) (segment.Position, bool, error)
+	// ArchiveResume is where to go on when the sink is empty and the slot
+	// holds WAL from from on: the end of the complete segments that the
+	// archive holds on the way of the given history, without a hole behind
+	// from; false when it holds none. May be nil.
+	ArchiveResume func(ctx context.Context, h segment.History, from wal.LSN) (segment.Position, bool, error)
 	// Newer is the newest timeline known here, in sink or archive, that
 	// descends from the given history's, and where it is known; zero when
 	// there is none. A server with such a history is an old primary. May be
@@ -136,6 +138,7 @@ func New(cfg Config) (*Receiver, error) {
 	}
 	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now)}
 	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
+	r.hold.covered = cfg.Covered
 	return r, nil
 }
 

@@ -146,7 +146,7 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 			return st, nil
 		}
 		if held {
-			if err := r.end(have, st.End); err != nil {
+			if err := r.end(have.Timeline, st.End); err != nil {
 				return step{}, err
 			}
 		}
@@ -155,32 +155,34 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 }
 
 // end closes a timeline in the sink. WAL behind the fork is kept there.
-func (r *Receiver) end(have segment.Position, fork wal.LSN) error {
-	if have.LSN > fork {
-		r.board.update(func(st *Status) {
-			st.Orphan = &Orphan{Timeline: have.Timeline, Fork: fork, End: have.LSN}
-		})
-		r.cfg.Log.Error().Stringer("timeline", have.Timeline).Stringer("fork", fork).Stringer("end", have.LSN).
+func (r *Receiver) end(tli wal.Timeline, fork wal.LSN) error {
+	held, err := r.sink.EndTimeline(tli, fork)
+	if err != nil {
+		return fromSink(err)
+	}
+	if held > fork {
+		r.board.update(func(st *Status) { st.Orphan = &Orphan{Timeline: tli, Fork: fork, End: held} })
+		r.cfg.Log.Error().Stringer("timeline", tli).Stringer("fork", fork).Stringer("end", held).
 			Msg("the new primary never had WAL that was received: kept, but not part of its history; acknowledged commits may be in it")
 	}
-	return fromSink(r.sink.EndTimeline(have.Timeline, fork))
+	return nil
 }
 
 // firstPosition is where to begin with an empty sink: behind the archive, else
 // where the slot holds WAL, else where the server is now.
 func (r *Receiver) firstPosition(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (segment.Position, error) {
+	state, err := r.hold.current().read(ctx, conn)
+	if err != nil {
+		return segment.Position{}, err
+	}
 	if r.cfg.ArchiveResume != nil {
-		pos, ok, err := r.cfg.ArchiveResume(ctx, h)
+		pos, ok, err := r.cfg.ArchiveResume(ctx, h, state.RestartLSN)
 		if err != nil {
 			return pos, fmt.Errorf("resume from the archive: %w", err)
 		}
 		if ok {
 			return pos, nil
 		}
-	}
-	state, err := r.hold.current().read(ctx, conn)
-	if err != nil {
-		return segment.Position{}, err
 	}
 	lsn := sys.FlushLSN
 	if state.RestartLSN != 0 {

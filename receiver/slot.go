@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
@@ -175,6 +176,9 @@ func (s Slot) reserve(ctx context.Context, conn *pg.Conn, seen SlotState) error 
 	if pg.Code(err) == pg.CodeDuplicateObject { // another receiver was faster
 		return nil
 	}
+	if err == nil {
+		crashpoint.Hit(crashpoint.SlotReserved)
+	}
 	return err
 }
 
@@ -184,7 +188,7 @@ func (s Slot) drop(ctx context.Context, conn *pg.Conn) error {
 }
 
 func (s Slot) missing() error {
-	return &refusal{hint.Errorf("walstream slot create --slot "+s.Name+", or start with --create-slot",
+	return &refusal{hint.Errorf("walstream slot create --slot "+s.Name,
 		"replication slot %q does not exist", s.Name)}
 }
 

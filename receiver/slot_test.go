@@ -145,9 +145,9 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 		t.Errorf("the slot moved from %s to %s unasked", first, got)
 	}
 	archived := end - 8000
-	hold.Advance(segment.Position{Timeline: 1, LSN: archived})
+	hold.Advance(0, segment.Position{Timeline: 1, LSN: archived})
 	testkit.Wait(t, "the slot to move", func() (bool, string) { return restart() == archived, restart().String() })
-	hold.Advance(segment.Position{Timeline: 1, LSN: first}) // backward: ignored
+	hold.Advance(0, segment.Position{Timeline: 1, LSN: first}) // backward: ignored
 	looked()
 	if got := restart(); got != archived {
 		t.Errorf("the slot is at %s, want %s", got, archived)
@@ -174,7 +174,7 @@ func holdSlot(t *testing.T, c *testkit.Cluster, way string) {
 	c.Psql(t, "INSERT INTO t SELECT generate_series(1, 30000)")
 	g.waitFlushed(currentLSN(t, c))
 	last := currentLSN(t, c)
-	hold.Advance(segment.Position{Timeline: 1, LSN: last}) // the last move is made at the end
+	hold.Advance(0, segment.Position{Timeline: 1, LSN: last}) // the last move is made at the end
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -337,7 +337,7 @@ func TestHoldSlotKeepsNewTimeline(t *testing.T) {
 	h := newHoldSlot(slot, time.Second, zerolog.Nop())
 	id := segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: segment.MinSize}
 	h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
-	h.Advance(segment.Position{Timeline: 1, LSN: 9 << 20})
+	h.Advance(0, segment.Position{Timeline: 1, LSN: 9 << 20})
 	check := func(tli wal.Timeline, want wal.LSN) {
 		t.Helper()
 		if got := h.allowed(tli); got != want {
@@ -349,9 +349,9 @@ func TestHoldSlotKeepsNewTimeline(t *testing.T) {
 	h.follow(serverOf(slot, id, segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 5 << 20}}}))
 	check(2, 5<<20)
 	check(1, 0) // the old primary came back
-	h.Advance(segment.Position{Timeline: 1, LSN: 10 << 20})
+	h.Advance(0, segment.Position{Timeline: 1, LSN: 10 << 20})
 	check(2, 5<<20)
-	h.Advance(segment.Position{Timeline: 2, LSN: 6 << 20})
+	h.Advance(0, segment.Position{Timeline: 2, LSN: 6 << 20})
 	check(2, 6<<20)
 	h.follow(serverOf(slot, id, segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 4 << 20}}}))
 	check(3, 0) // a branch that has nothing of timeline 2
@@ -373,13 +373,56 @@ func TestHoldSlotOfServerBehind(t *testing.T) {
 		h := newHoldSlot(slot, time.Second, zerolog.Nop())
 		h.noSQL = noSQL
 		h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
-		h.Advance(segment.Position{Timeline: 1, LSN: currentLSN(t, c) + mib})
+		h.Advance(0, segment.Position{Timeline: 1, LSN: currentLSN(t, c) + mib})
 		if err := h.keep(ctx); err != nil {
 			t.Error(err)
 		}
 		h.close()
 		if now, err := slot.Show(ctx); err != nil || now.RestartLSN != before.RestartLSN {
 			t.Errorf("without SQL %v: the slot moved from %s to %s, %v", noSQL, before.RestartLSN, now.RestartLSN, err)
+		}
+	}
+}
+
+// What this process archived begins behind the slot: between them something
+// may be missing, of which the server has the last copy.
+func TestHoldSlotStaysBeforeAHole(t *testing.T) {
+	t.Parallel()
+	c := testkit.Start(t, small)
+	ctx := timeout(t)
+	slot, id := createSlot(ctx, t, c)
+	before, err := slot.Show(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 100000) i")
+	to := segment.Size(mib).Floor(currentLSN(t, c))
+	since := to - mib
+	h := newHoldSlot(slot, time.Second, zerolog.Nop())
+	defer h.close()
+	h.follow(serverOf(slot, id, segment.History{Timeline: 1}))
+	h.Advance(since, segment.Position{Timeline: 1, LSN: to})
+	network := errors.New("connection reset")
+	for _, step := range []struct {
+		archived wal.LSN
+		err      error
+		moves    bool
+	}{{0, network, false}, {0, nil, false}, {since - mib, nil, false}, {since, nil, true}} {
+		h.covered = func(_ context.Context, _ segment.History, from segment.Position) (wal.LSN, error) {
+			if want := segment.Size(mib).Floor(before.RestartLSN); from.LSN != want {
+				t.Errorf("asked for the WAL from %s on, the slot's segment begins at %s", from.LSN, want)
+			}
+			return step.archived, step.err
+		}
+		if err := h.keep(ctx); (err == nil) != step.moves || step.err != nil && !errors.Is(err, step.err) {
+			t.Errorf("%+v: %v", step, err)
+		}
+		want := before.RestartLSN
+		if step.moves {
+			want = to
+		}
+		if now, err := slot.Show(ctx); err != nil || now.RestartLSN != want {
+			t.Errorf("%+v: the slot is at %s, want %s; %v", step, now.RestartLSN, want, err)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/wal"
 )
@@ -217,6 +218,12 @@ func (s *stream) append(m walData) error {
 	s.untended += len(m.data)
 	s.fb.received.Store(uint64(s.next))
 	s.fb.sent.Store(uint64(m.serverEnd))
+	if mutant.AckBeforeFsync {
+		s.fb.durable.Store(uint64(s.next))
+		if err := s.fb.send(false); err != nil {
+			return err
+		}
+	}
 	s.board.heard(len(m.data), s.next, m.serverEnd)
 	if s.untended >= choreSize {
 		s.untended = 0

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -226,7 +227,7 @@ func TestBranchLeavesNoTrace(t *testing.T) {
 	if diff := cmp.Diff([]wal.Timeline{2}, g.sink().Histories()); diff != "" {
 		t.Errorf("histories in the spool: %s", diff)
 	}
-	g.HoldSlot().Advance(segment.Position{Timeline: 2, LSN: mib})
+	g.HoldSlot().Advance(0, segment.Position{Timeline: 2, LSN: mib})
 	if got := g.HoldSlot().allowed(2); got != mib {
 		t.Errorf("the slot may move to %s, want %s", got, wal.LSN(mib))
 	}
@@ -274,11 +275,7 @@ func TestTimelineSwitch(t *testing.T) {
 					from := 2 * mib
 					s.wal(2*mib, data[from-mib:fork-mib])
 					if strings.HasSuffix(s.command, "TIMELINE 1") {
-						row(s.b, "2", fork.String())
-						s.b.Send(&pgproto3.CopyDone{})
-						s.b.Flush()
-						s.until(func(status) bool { return false }) // up to the receiver's CopyDone
-						s.complete()
+						s.switched(2, fork)
 						return
 					}
 					s.wal(fork, data[fork-mib:])
@@ -304,6 +301,49 @@ func TestTimelineSwitch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAheadOfForkAfterCrash: a new receiver crashed in its first segment, which
+// begins within a record, and the primary is lost. What it had beyond the
+// standby that takes over is reported all the same.
+func TestAheadOfForkAfterCrash(t *testing.T) {
+	id := segment.Identity{SystemIdentifier: 42, MajorVersion: 15, SegmentSize: mib}
+	g := walgen.New(id.ScanConfig(segment.At(1, mib, mib)), 1)
+	g.Noise(mib)
+	g.Fill(2*mib + 300_000)
+	fork := g.End()
+	g.Fill(2*mib + 500_000)
+	end := g.End()
+
+	dir := spoolDir(t)
+	cfg := segment.SpoolConfig{Dir: dir, Identity: id}
+	spool, err := segment.OpenSpool(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(spool.Begin(1, 2*mib), spool.Append(1, 2*mib, g.At(2*mib, end)), spool.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f := newFake(t,
+		func(s *fakeStream) {
+			s.copyBoth()
+			s.wal(2*mib, g.At(2*mib, fork))
+			s.switched(2, fork)
+		},
+		func(s *fakeStream) {
+			s.copyBoth()
+			s.wal(2*mib, g.At(2*mib, fork))
+			s.flushed(fork)
+			s.linger()
+		})
+	f.timeline, f.flush = 2, fork
+	f.histories = map[wal.Timeline]string{2: "1\t" + fork.String() + "\tno recovery target specified\n"}
+	r := newRig(t, dir, rigConfig(f.conninfo()), nil)
+	r.wait("timeline 2", func(st Status) bool { return st.Timeline == 2 && st.Flushed == fork })
+	if diff := cmp.Diff(&Orphan{Timeline: 1, Fork: fork, End: end}, r.Status().Orphan); diff != "" {
+		t.Error(diff)
+	}
+	r.stop()
 }
 
 // TestNoCopyBoth: the server answers START_REPLICATION with the result row

@@ -193,16 +193,16 @@ func TestConfQuote(t *testing.T) {
 
 func TestRewriteTablespaceMap(t *testing.T) {
 	old := "16385 /old/a\n16386 /with\\\\back\\\nline\n"
-	got, err := rewriteTablespaceMap([]byte(old), map[string]string{"16385": `/new/a\b`, "16386": "/plain"})
-	if err != nil || string(got) != "16385 /new/a\\\\b\n16386 /plain\n" {
+	got, err := rewriteTablespaceMap(old, map[uint32]string{16385: `/new/a\b`, 16386: "/plain"})
+	if err != nil || got != "16385 /new/a\\\\b\n16386 /plain\n" {
 		t.Errorf("%q, %v", got, err)
 	}
-	same, err := rewriteTablespaceMap([]byte(old), map[string]string{"16385": "/old/a", "16386": "/with\\back\nline"})
-	if err != nil || string(same) != old {
+	same, err := rewriteTablespaceMap(old, map[uint32]string{16385: "/old/a", 16386: "/with\\back\nline"})
+	if err != nil || same != old {
 		t.Errorf("unmapped: %q, %v", same, err)
 	}
 	for _, bad := range []string{"", "16385 /old/a", "16385 /a\n16385 /a\n", "16385 /a\n16387 /b\n", "16385 /a\n", "x\n", "16385 /a\n16386 /b\\"} {
-		if got, err := rewriteTablespaceMap([]byte(bad), map[string]string{"16385": "/a", "16386": "/b"}); err == nil {
+		if got, err := rewriteTablespaceMap(bad, map[uint32]string{16385: "/a", 16386: "/b"}); err == nil {
 			t.Errorf("%q becomes %q", bad, got)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/crashpoint"
 )
 
 // configure writes the recovery settings and the signal file, and what a
@@ -44,6 +45,7 @@ func (r *restore) configure(ctx context.Context) error {
 	if err := r.replace("postgresql.auto.conf", []byte(conf)); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreConfigured)
 	return writeNew(r.data(), "recovery.signal", nil, r.owner)
 }
 

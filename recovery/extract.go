@@ -3,6 +3,7 @@ package recovery
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/crashpoint"
 )
 
 // layDown restores all parts, several at a time, and checks every file against
@@ -43,12 +45,14 @@ func (r *restore) layDown(ctx context.Context) error {
 			if err := x.part(ctx, part); err != nil {
 				return fmt.Errorf("%s: %w", part.Name, err)
 			}
+			crashpoint.Hit(crashpoint.RestorePartLaid)
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreLaid)
 	return files.complete()
 }
 
@@ -116,20 +120,20 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 	}
 	defer dec.Close()
 	plain := &counter{r: dec, progress: x.progress}
-	if err := x.entries(tar.NewReader(plain)); err != nil {
-		return err
+	err = x.entries(tar.NewReader(plain))
+	if err == nil { // behind the end of the tar there may be padding, and damage
+		_, err = io.Copy(io.Discard, plain)
 	}
-	// Behind the end of the tar there may be padding, and damage.
-	if _, err := io.Copy(io.Discard, plain); err != nil {
-		return err
-	}
-	if _, err := io.Copy(io.Discard, stored); err != nil {
-		return err
+	// Damage is the cause of whatever else went wrong.
+	if _, rest := io.Copy(io.Discard, stored); rest != nil {
+		return cmp.Or(err, rest)
 	}
 	have := hex.EncodeToString(sum.Sum(nil))
 	switch {
 	case have != part.SHA256:
 		return &archive.CorruptError{Object: part.Name, What: "sha256", Have: have, Want: part.SHA256}
+	case err != nil:
+		return err
 	case plain.n != part.PlainBytes:
 		return &archive.CorruptError{Object: part.Name, What: "plain size", Have: fmt.Sprint(plain.n), Want: fmt.Sprint(part.PlainBytes)}
 	}

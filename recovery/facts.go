@@ -16,8 +16,11 @@ type Facts struct {
 	// Histories holds every timeline of which there is a history file;
 	// timeline 1 need not be in it.
 	Histories map[wal.Timeline]segment.History
-	Segments  map[segment.ID]Segment
-	Backups   []backup.Commit
+	// Unknown are timelines of which there is something, but no history that
+	// could be read, and why.
+	Unknown  map[wal.Timeline]string
+	Segments map[segment.ID]Segment
+	Backups  []backup.Commit
 	// Gaps explain holes; what is missing Segments tells.
 	Gaps []archive.Gap
 	// Notes is what a plan should warn of whatever the target is.

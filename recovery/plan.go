@@ -76,6 +76,9 @@ func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 	if err := errors.Join(t.Validate(), f.Check()); err != nil {
 		return nil, nil, err
 	}
+	if err := strayed(&f, t); err != nil {
+		return nil, nil, err
+	}
 	list := candidates(&f, t)
 	if len(list) == 0 {
 		return nil, nil, noCandidate(&f, t)

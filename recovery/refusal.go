@@ -8,6 +8,7 @@ import (
 
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -111,7 +112,7 @@ func (m *miss) atHole(t Target, others []candidate) ([]Want, error) {
 		return wants, nil
 	}
 	_, last := r.end()
-	hints := []string{r.command("last point before it", "--target-lsn "+last.String()) + lastCommit(t, finish)}
+	hints := []string{r.command("last point before it"+lastCommit(t, finish), "--target-lsn "+last.String())}
 	if last < r.backup.StopLSN {
 		hints = []string{r.command("last point before it", "--target-immediate")}
 	}
@@ -152,7 +153,7 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 		return wants, nil
 	}
 	end, last := r.end()
-	hints := []string{r.command("all there is", "") + lastCommit(t, finish)}
+	hints := []string{r.command("all there is"+lastCommit(t, finish), "")}
 	var reason string
 	switch t.Kind {
 	case KindTime:
@@ -176,7 +177,7 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 func nearest(r *route, t Target, points []wal.RestorePoint) []string {
 	var hints []string
 	for _, p := range points[max(0, len(points)-5):] {
-		hints = append(hints, fmt.Sprintf("known: walstream restore --target-name %s --target-timeline %s DIR (%s)", hint.Quote(p.Name), r.history.Timeline, t.show(p.Time)))
+		hints = append(hints, fmt.Sprintf("known, of %s: walstream restore --target-name %s --target-timeline %s DIR", t.show(p.Time), hint.Quote(p.Name), r.history.Timeline))
 	}
 	if len(hints) == 0 {
 		hints = []string{r.command("there are no restore points; all WAL there is", "")}
@@ -218,6 +219,23 @@ func (h *hole) describe(f *Facts) string {
 	return text
 }
 
+// strayed refuses a timeline that is not known, or "latest" while one is not
+// known: PostgreSQL would follow an older one and leave commits out.
+func strayed(f *Facts, t Target) error {
+	for _, tli := range slices.Sorted(maps.Keys(f.Unknown)) {
+		if t.Timeline.Number != tli && t.Timeline != (TargetTimeline{}) {
+			continue
+		}
+		known := wal.Timeline(1)
+		for have := range f.Histories {
+			known = max(known, have)
+		}
+		return refuse(t.String(), fmt.Sprintf("the history of timeline %s %s", tli, f.Unknown[tli]),
+			fmt.Sprintf("%s is in pg_wal of every server of that timeline; without it: walstream restore --target-timeline %s DIR", segment.HistoryName(tli), known))
+	}
+	return nil
+}
+
 // noCandidate words that no backup leads to the target's timeline.
 func noCandidate(f *Facts, t Target) error {
 	var ids, tlis []string
@@ -233,13 +251,16 @@ func noCandidate(f *Facts, t Target) error {
 		tlis = append(tlis, tli.String())
 	}
 	named := slices.ContainsFunc(f.Backups, func(b backup.Commit) bool { return b.ID == t.Backup })
+	damaged := slices.IndexFunc(f.Notes, func(note string) bool { return strings.Contains(note, t.Backup) })
 	switch {
 	case len(f.Backups) == 0:
 		return refuse(t.String(), "there is no base backup", "walstream backup")
+	case t.Backup != "" && !named && damaged >= 0:
+		return refuse(t.String(), f.Notes[damaged], "there are "+strings.Join(ids, ", ")+"; more about them: walstream list backups")
 	case t.Backup != "" && !named:
-		return refuse(t.String(), "there is no backup "+t.Backup, "there are: "+strings.Join(ids, ", "))
+		return refuse(t.String(), "there is no backup "+t.Backup, "there are "+strings.Join(ids, ", ")+"; more about them: walstream list backups")
 	case t.Timeline.Number != 0 && !known[t.Timeline.Number]:
-		return refuse(t.String(), fmt.Sprintf("there is no timeline %s", t.Timeline), "known: timeline "+strings.Join(tlis, ", "))
+		return refuse(t.String(), fmt.Sprintf("there is no timeline %s", t.Timeline), "there are "+strings.Join(tlis, ", ")+"; where they begin: walstream list timelines")
 	}
-	return refuse(t.String(), fmt.Sprintf("no backup lies on the way to timeline %s", t.Timeline), "there are: "+strings.Join(ids, ", "), "walstream restore --target-timeline current DIR")
+	return refuse(t.String(), fmt.Sprintf("no backup lies on the way to timeline %s", t.Timeline), "there are "+strings.Join(ids, ", ")+"; to the end of the newest one's timeline: walstream restore --target-timeline current DIR")
 }

@@ -11,7 +11,11 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
 )
 
 // RestoreConfig says where and how a plan is carried out.
@@ -70,6 +74,9 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	}
 	if err := r.run(ctx); err != nil {
 		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		if isDamage(err) || errors.Is(err, archive.ErrNotExist) {
+			err = hint.With(err, "another backup, by --backup, may be good: walstream list backups")
+		}
 		return hint.With(err, "remove what was restored so far and begin anew: %s", r.removal())
 	}
 	return nil
@@ -78,11 +85,13 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 // restore is one execution of a plan.
 type restore struct {
 	*Plan
-	cfg      RestoreConfig
-	owner    *Owner
-	side     string
-	places   []place // the data directory first, then tablespaces
-	progress *progress
+	cfg   RestoreConfig
+	owner *Owner
+	side  string
+	// readSpool makes a view of the source's spool.
+	readSpool func() (*segment.SpoolView, error)
+	places    []place // the data directory first, then tablespaces
+	progress  *progress
 }
 
 // place is a directory that parts of the backup go to.
@@ -107,9 +116,14 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 		cfg.Jobs = 4
 	}
 	r := &restore{Plan: p, cfg: cfg, side: SideDir(cfg.Dir), progress: &progress{total: p.Backup.PlainBytes, tell: cfg.Progress}}
+	r.readSpool = func() (*segment.SpoolView, error) { return segment.ReadSpool(fsx.OS{}, cfg.Source.Spool) }
 	var err error
 	if r.places, err = p.locate(cfg); err != nil {
 		return nil, err
+	}
+	// First of all: what is said of an unfinished restore removes the directory.
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, "postmaster.pid")); err == nil {
+		return nil, hint.Errorf(elsewhere(cfg.Dir), "%s holds postmaster.pid: a server runs there or crashed", cfg.Dir)
 	}
 	if err := r.checkUnfinished(); err != nil {
 		return nil, err
@@ -158,9 +172,6 @@ func (r *restore) removal() string {
 
 // checkEmpty refuses a directory in which there is anything. It may be absent.
 func checkEmpty(dir string) error {
-	if _, err := os.Lstat(filepath.Join(dir, "postmaster.pid")); err == nil {
-		return hint.Errorf("choose another directory", "%s holds postmaster.pid: a server runs there or crashed", dir)
-	}
 	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -172,15 +183,20 @@ func checkEmpty(dir string) error {
 	case err != nil:
 		return err
 	case len(entries) > 0:
-		return hint.Errorf("choose a directory that is empty or absent, restore deletes nothing", "%s is not empty: it holds %s", dir, entries[0].Name())
+		return hint.Errorf(elsewhere(dir), "%s is not empty: it holds %s", dir, entries[0].Name())
 	}
 	return checkWritable(dir)
+}
+
+// elsewhere is the hint for a directory that cannot be used.
+func elsewhere(dir string) string {
+	return "restore deletes nothing; into a directory that is absent or empty: walstream restore " + hint.Quote(dir+"-2")
 }
 
 func checkWritable(dir string) error {
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return hint.With(fmt.Errorf("write to %s: %w", dir, err),
-			"restore into another directory, or as root with --owner %s", hint.User())
+			"restore into another directory, or as root: sudo -E walstream restore --owner %s DIR", hint.User())
 	}
 	return nil
 }
@@ -189,13 +205,16 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := r.makeSide(); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreSideMade)
 	if err := r.copySpool(ctx); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreSpoolCopied)
 	if err := r.open(); err != nil {
 		return err
 	}
 	defer r.close()
+	crashpoint.Hit(crashpoint.RestoreDirsMade)
 	r.cfg.Log.Info().Str("backup", r.Backup.ID).Str("dir", r.cfg.Dir).Msg("restoring")
 	for _, step := range []func(context.Context) error{r.layDown, r.linkTablespaces, r.configure, r.syncDirs, r.finish} {
 		if err := step(ctx); err != nil {
@@ -234,14 +253,18 @@ func (r *restore) data() *os.Root { return r.places[0].root }
 
 // finish makes the directory one that a server can start in.
 func (r *restore) finish(context.Context) error {
+	crashpoint.Hit(crashpoint.RestoreSynced)
 	if err := r.data().Rename(heldBack, controlFile); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreControlNamed)
 	if err := syncDir(r.data(), "global"); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreControlSynced)
 	if err := os.Remove(filepath.Join(r.side, unfinished)); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.RestoreFinished)
 	return syncPath(r.side)
 }

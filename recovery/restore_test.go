@@ -267,9 +267,13 @@ func TestExecuteChecksFirst(t *testing.T) {
 	}{
 		"not empty":   {func(t *testing.T, cfg *RestoreConfig) { write(t, filepath.Join(cfg.Dir, "x")) }, "is not empty"},
 		"server runs": {func(t *testing.T, cfg *RestoreConfig) { write(t, filepath.Join(cfg.Dir, "postmaster.pid")) }, "postmaster.pid"},
-		"a file":      {func(t *testing.T, cfg *RestoreConfig) { write(t, cfg.Dir) }, "not a directory"},
-		"no parent":   {func(t *testing.T, cfg *RestoreConfig) { cfg.Dir = filepath.Join(cfg.Dir, "a", "b") }, "is no directory"},
-		"relative":    {func(t *testing.T, cfg *RestoreConfig) { cfg.Dir = "data" }, "absolute"},
+		"server runs after an interrupted restore": {func(t *testing.T, cfg *RestoreConfig) {
+			write(t, filepath.Join(SideDir(cfg.Dir), unfinished))
+			write(t, filepath.Join(cfg.Dir, "postmaster.pid"))
+		}, "postmaster.pid"},
+		"a file":    {func(t *testing.T, cfg *RestoreConfig) { write(t, cfg.Dir) }, "not a directory"},
+		"no parent": {func(t *testing.T, cfg *RestoreConfig) { cfg.Dir = filepath.Join(cfg.Dir, "a", "b") }, "is no directory"},
+		"relative":  {func(t *testing.T, cfg *RestoreConfig) { cfg.Dir = "data" }, "absolute"},
 		"tablespace not empty": {func(t *testing.T, cfg *RestoreConfig) {
 			write(t, filepath.Join(cfg.TablespaceMap[m.space(t)], "x"))
 		}, "is not empty"},

@@ -71,7 +71,7 @@ func (s Source) gather(ctx context.Context) (*gatherer, error) {
 	g := &gatherer{
 		archive: s.Archive,
 		facts: Facts{
-			Identity: s.Archive.Identity().Identity, Histories: map[wal.Timeline]segment.History{},
+			Identity: s.Archive.Identity().Identity, Histories: map[wal.Timeline]segment.History{}, Unknown: map[wal.Timeline]string{},
 			Segments: map[segment.ID]Segment{}, Summaries: map[segment.ID]wal.Summary{},
 			Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{},
 		},
@@ -136,10 +136,16 @@ func (g *gatherer) listArchive(ctx context.Context) error {
 	}
 	for _, tli := range timelines {
 		h, _, err := g.archive.History(ctx, tli)
+		_, spooled := g.facts.Histories[tli]
 		switch {
 		case err == nil:
 			g.facts.Histories[tli] = h
-		case !errors.Is(err, archive.ErrNotExist):
+		case spooled:
+		case errors.Is(err, archive.ErrNotExist):
+			g.facts.Unknown[tli] = "is missing"
+		case isDamage(err):
+			g.facts.Unknown[tli] = "cannot be used: " + err.Error()
+		default:
 			return fmt.Errorf("history of timeline %s: %w", tli, err)
 		}
 		for p, err := range g.archive.Pieces(ctx, tli, 0) {

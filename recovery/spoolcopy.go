@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -67,7 +66,7 @@ func (r *restore) copySpool(ctx context.Context) error {
 	if r.cfg.Source.Spool == "" {
 		return nil
 	}
-	view, err := segment.ReadSpool(fsx.OS{}, r.cfg.Source.Spool)
+	view, err := r.readSpool()
 	if err != nil {
 		return err
 	}
@@ -83,11 +82,21 @@ func (r *restore) copySpool(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = r.copyPiece(view, id)
-		if errors.Is(err, errNotHere) || errors.Is(err, fs.ErrNotExist) {
-			// Released since the plan was made, so it is archived.
-			_, err = r.cfg.Source.Archive.Header(ctx, archive.Piece{ID: id, To: int64(r.Identity.SegmentSize)})
-		}
+		// Sealed since the view was made, it has another name in the next.
+		_, err = whileMoving(ctx, func() (*segment.SpoolView, error) {
+			err := r.copyPiece(view, id)
+			if errors.Is(err, errNotHere) || errors.Is(err, fs.ErrNotExist) {
+				// Released since the plan was made, so it is archived.
+				_, err = r.cfg.Source.Archive.Header(ctx, archive.Piece{ID: id, To: int64(r.Identity.SegmentSize)})
+			}
+			if errors.Is(err, archive.ErrNotExist) {
+				var verr error
+				if view, verr = r.readSpool(); verr != nil {
+					return nil, verr
+				}
+			}
+			return view, err
+		})
 		if err != nil {
 			return fmt.Errorf("segment %s, which only the spool had: %w", sp.Segment, err)
 		}
@@ -118,7 +127,10 @@ func (r *restore) copyPiece(view *segment.SpoolView, id segment.ID) error {
 	if err == nil {
 		err = errors.Join(r.owner.give(f), f.Sync())
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name()) // what stays is no whole piece
+	}
+	return err
 }
 
 // spoolPiece finds the longest piece of a segment in a spool; errNotHere when

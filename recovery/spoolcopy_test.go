@@ -61,6 +61,50 @@ func TestExecuteCopiesSpool(t *testing.T) {
 	}
 }
 
+// The receiver goes on: the unfinished segment is sealed after the spool was
+// looked at. It is there all the same, under another name.
+func TestExecuteCopiesSpoolThatMoves(t *testing.T) {
+	m := newMade(t)
+	m.put(t)
+	cfg := m.config(t)
+	cfg.Source.Spool = t.TempDir()
+	body := generateWAL(1, 1, 2)
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: cfg.Source.Spool, Identity: testCluster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	if err := errors.Join(spool.Begin(1, 0x100000), spool.Append(1, 0x100000, body[:0x80000])); err != nil {
+		t.Fatal(err)
+	}
+	m.plan.Need, m.plan.End = 0x170000, 0x170000
+	m.plan.WAL = []Range{{Timeline: 1, First: seg(1, 1), Last: seg(1, 1)}}
+	m.plan.SpoolOnly = []SpoolPiece{{Segment: seg(1, 1), End: 0x170000}}
+	r, err := m.plan.prepare(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := r.readSpool
+	views := 0
+	r.readSpool = func() (*segment.SpoolView, error) {
+		v, err := read()
+		if views++; views == 1 {
+			err := spool.Append(1, 0x180000, body[0x80000:0x100000])
+			if _, serr := spool.Sync(); err != nil || serr != nil {
+				t.Error(err, serr)
+			}
+		}
+		return v, err
+	}
+	if err := errors.Join(r.makeSide(), r.copySpool(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(filepath.Join(r.side, seg(1, 1)))
+	if err != nil || !bytes.Equal(have, body[:testSize]) {
+		t.Errorf("the sealed segment was not copied: %v", err)
+	}
+}
+
 func TestOwner(t *testing.T) {
 	dir := t.TempDir()
 	want := &Owner{1, 2}

@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
 )
 
@@ -54,11 +55,10 @@ func (r *restore) linkTablespaces(context.Context) error {
 	if len(r.places) == 1 {
 		return nil
 	}
-	at := map[string]string{}
+	at := map[uint32]string{}
 	for _, pl := range r.places[1:] {
-		oid := fmt.Sprint(pl.oid)
-		at[oid] = pl.path
-		link := "pg_tblspc/" + oid
+		at[pl.oid] = pl.path
+		link := fmt.Sprintf("pg_tblspc/%d", pl.oid)
 		if err := r.data().Symlink(pl.path, link); err != nil {
 			return err
 		}
@@ -75,44 +75,31 @@ func (r *restore) linkTablespaces(context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := rewriteTablespaceMap(old, at)
-	if err != nil || bytes.Equal(body, old) {
+	body, err := rewriteTablespaceMap(string(old), at)
+	if err != nil || body == string(old) {
 		return err
 	}
-	return r.replace(tablespaceMap, body)
+	return r.replace(tablespaceMap, []byte(body))
 }
 
-// rewriteTablespaceMap gives tablespaces other paths, by OID. The format is
-// that of PostgreSQL's read_tablespace_map: "oid path", a backslash before
-// each line break and backslash in the path.
-func rewriteTablespaceMap(old []byte, at map[string]string) ([]byte, error) {
-	escape := strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r")
-	var b strings.Builder
-	seen := map[string]bool{}
-	for rest := old; len(rest) > 0; {
-		end := 0
-		for end < len(rest) && rest[end] != '\n' {
-			if rest[end] == '\\' {
-				end++
-			}
-			end++
-		}
-		if end >= len(rest) {
-			return nil, errors.New("tablespace_map ends within a line")
-		}
-		oid, _, ok := strings.Cut(string(rest[:end]), " ")
-		path, known := at[oid]
-		if !ok || !known || seen[oid] {
-			return nil, fmt.Errorf("tablespace_map: line %q is of no tablespace of the backup", rest[:end])
-		}
-		seen[oid] = true
-		b.WriteString(oid + " " + escape.Replace(path) + "\n")
-		rest = rest[end+1:]
+// rewriteTablespaceMap gives all tablespaces of the backup their paths, by OID.
+func rewriteTablespaceMap(old string, at map[uint32]string) (string, error) {
+	list, err := backup.ParseTablespaceMap(old)
+	if err != nil {
+		return "", err
 	}
-	if len(seen) != len(at) {
-		return nil, fmt.Errorf("tablespace_map names %d tablespaces, the backup has %d", len(seen), len(at))
+	seen := map[uint32]bool{}
+	for i, ts := range list {
+		path, known := at[ts.OID]
+		if !known || seen[ts.OID] {
+			return "", fmt.Errorf("tablespace_map: %d at %s is no tablespace of the backup", ts.OID, ts.Location)
+		}
+		seen[ts.OID], list[i].Location = true, path
 	}
-	return []byte(b.String()), nil
+	if len(list) != len(at) {
+		return "", fmt.Errorf("tablespace_map names %d tablespaces, the backup has %d", len(list), len(at))
+	}
+	return backup.FormatTablespaceMap(list), nil
 }
 
 // replace writes a file of the data directory anew.
@@ -125,6 +112,7 @@ func (r *restore) replace(name string, body []byte) error {
 
 // syncDirs makes every directory entry durable. The files are already.
 func (r *restore) syncDirs(context.Context) error {
+	crashpoint.Hit(crashpoint.RestoreSignalled)
 	for _, pl := range r.places {
 		err := fs.WalkDir(pl.root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
 			if err != nil || !e.IsDir() {

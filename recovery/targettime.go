@@ -117,9 +117,9 @@ func local(s string, wall time.Time, loc *time.Location) (time.Time, error) {
 		what = "skipped"
 	}
 	layout := "2006-01-02 15:04:05.999999"
-	return time.Time{}, hint.Errorf(
-		fmt.Sprintf("give the offset: --target-time '%s%s' or '%s%s'", wall.Format(layout), offsetText(before), wall.Format(layout), offsetText(after)),
-		"%q is a time that the clocks in %s %s", s, loc, what)
+	err := fmt.Errorf("%q is a time that the clocks in %s %s", s, loc, what)
+	err = hint.With(err, "by the clock after the change: --target-time '%s%s'", wall.Format(layout), offsetText(after))
+	return time.Time{}, hint.With(err, "by the clock before the change: --target-time '%s%s'", wall.Format(layout), offsetText(before))
 }
 
 func offsetText(seconds int) string {

@@ -17,8 +17,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -82,6 +84,9 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 	g := &walGet{cfg: cfg, file: file, path: path}
 	try := func() (Outcome, error) {
 		out, err := g.try(ctx)
+		if mutant.WalGetAbsent && err != nil {
+			out = Absent
+		}
 		if err != nil && out == Trouble && (cfg.RetryFor < 0 || !mayPass(err)) {
 			return out, backoff.Permanent(err)
 		}
@@ -188,17 +193,23 @@ func ReadPlan(dir string) (*Plan, error) {
 	return p, nil
 }
 
+// findHistory reads a history from the archive or else from the spool.
+func (g *walGet) findHistory(ctx context.Context, tli wal.Timeline) (h segment.History, body []byte, err error) {
+	h, body, err = g.archive.History(ctx, tli)
+	if errors.Is(err, archive.ErrNotExist) && g.view != nil {
+		if held, ok := g.view.Histories[tli]; ok {
+			body = held
+			h, err = segment.ParseHistory(tli, held)
+		}
+	}
+	return h, body, err
+}
+
 func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error) {
 	if tli == 1 {
 		return Absent, errors.New("timeline 1 has no history file")
 	}
-	_, body, err := g.archive.History(ctx, tli)
-	if errors.Is(err, archive.ErrNotExist) && g.view != nil {
-		if held, ok := g.view.Histories[tli]; ok {
-			body = held
-			_, err = segment.ParseHistory(tli, held)
-		}
-	}
+	_, body, err := g.findHistory(ctx, tli)
 	switch {
 	case err == nil:
 		return g.deliver(func(f *os.File) error {
@@ -254,9 +265,11 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 	}
 	err = errors.Join(f.Sync(), f.Close())
 	if err == nil {
+		crashpoint.Hit(crashpoint.WALGetWritten)
 		err = os.Rename(tmp, g.path)
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.WALGetNamed)
 		err = syncPath(filepath.Dir(g.path))
 	}
 	if err != nil {

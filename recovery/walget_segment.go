@@ -92,6 +92,15 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 	if required {
 		return Trouble, errors.New("the plan needs it, and it is neither in the archive nor in the spool")
 	}
+	// Without it PostgreSQL would fall back to the old timeline's file, replay
+	// the abandoned branch and go live.
+	h, _, herr := g.findHistory(ctx, id.Timeline)
+	if start, _ := h.StartOf(id.Timeline); herr == nil && start > 0 && segment.At(id.Timeline, start, g.archive.Identity().SegmentSize) == id {
+		return Trouble, fmt.Errorf("timeline %s begins in it, and it is neither in the archive nor in the spool", id.Timeline)
+	}
+	if unknown(herr) != nil {
+		return Trouble, herr
+	}
 	return Absent, err
 }
 

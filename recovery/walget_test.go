@@ -161,6 +161,36 @@ func TestWalGet(t *testing.T) {
 	}
 }
 
+// The segment in which a timeline begins is needed, whether there is a plan or
+// not: PostgreSQL takes the old timeline's file in its place otherwise.
+func TestWalGetForkSegment(t *testing.T) {
+	g := newGetter(t)
+	fork := "wal/00000002/" + seg(2, 4) + ".zst"
+	if err := g.store.Delete(t.Context(), fork); err != nil {
+		t.Fatal(err)
+	}
+	g.expect(t, g.store, seg(2, 4), Trouble, nil)
+	g.expect(t, g.store, seg(1, 4), Delivered, nth(g.wal, 3)) // recovery along timeline 1
+	g.expect(t, g.store, seg(2, 5), Absent, nil)
+	g.expect(t, g.store, seg(3, 4), Absent, nil) // a timeline without history
+	unreachable := faulty{Store: g.store, get: func(name string) error {
+		if name == "wal/00000003.history" {
+			return errors.New("timeout")
+		}
+		return nil
+	}}
+	g.expect(t, unreachable, seg(3, 4), Trouble, nil)
+
+	history := map[string][]byte{"00000003.history": []byte("1\t0/654321\treason\n")}
+	g.withPlan(t, nil, history) // in a receiver's spool
+	g.expect(t, g.store, seg(3, 6), Trouble, nil)
+	g.expect(t, g.store, seg(3, 7), Absent, nil)
+	begun := generateWAL(3, 6, 1)
+	history[seg(3, 6)+".00060000.tail"] = begun[:0x60000]
+	g.withPlan(t, nil, history)
+	g.expect(t, g.store, seg(3, 6), Delivered, padded(begun, 0x60000))
+}
+
 // Whatever goes wrong, the answer is never that there is no such file.
 func TestWalGetTrouble(t *testing.T) {
 	g := newGetter(t)

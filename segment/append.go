@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -151,6 +152,7 @@ func (s *Spool) appendPart(p []byte) (int, error) {
 	if _, err := s.open.f.WriteAt(p[:n], s.size.Offset(s.next)); err != nil {
 		return 0, s.fail(err)
 	}
+	crashpoint.Hit(crashpoint.SpoolWritten)
 	s.next += n
 	s.mu.Lock()
 	s.appended = s.next

@@ -62,12 +62,15 @@ func keeping(seed uint64) func(*fsx.Mem, int) *fsx.Mem {
 	}
 }
 
+// losses are what a power cut can do to a disk.
+var losses = map[string]func(m *fsx.Mem, op int) *fsx.Mem{
+	"only what was synced survives": strict,
+	"unsynced parts survive":        keeping(1),
+	"other unsynced parts survive":  keeping(2),
+}
+
 func TestPowerCutAnywhere(t *testing.T) {
-	for name, crash := range map[string]func(*fsx.Mem, int) *fsx.Mem{
-		"only what was synced survives": strict,
-		"unsynced parts survive":        keeping(1),
-		"other unsynced parts survive":  keeping(2),
-	} {
+	for name, crash := range losses {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ops, err := powerCuts(plain, crash)

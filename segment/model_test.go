@@ -81,7 +81,8 @@ func (m *model) promote(t *rapid.T) {
 		t.Skip("not yet")
 	}
 	m.ok(t, m.s.SaveHistory(2, fmt.Appendf(nil, history2, m.w.fork)))
-	m.ok(t, m.s.EndTimeline(1, m.w.fork))
+	_, err := m.s.EndTimeline(1, m.w.fork)
+	m.ok(t, err)
 	m.w.acked[1] = m.w.last[1]
 	m.tli, m.next = 2, testSize.Floor(m.w.fork)
 	m.ok(t, m.s.Begin(2, m.next))

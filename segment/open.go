@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/wal"
@@ -40,6 +41,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	}
 	err := s.openDir()
 	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolPinned)
 		err = s.recoverFiles()
 	}
 	if err == nil {
@@ -102,7 +104,7 @@ func (s *Spool) refuseNameless() error {
 	}
 	for _, e := range entries {
 		if kind, _, _ := parseFile(e.Name(), s.size); kind != otherFile && kind != tmpFile {
-			return hint.Errorf("set spool.dir to an empty directory",
+			return hint.Errorf("give an empty directory: --spool "+hint.Quote(s.dir+"-2"),
 				"it holds %s, but no %s that says of which cluster", e.Name(), identityFile)
 		}
 	}
@@ -147,9 +149,9 @@ func withHint(dir string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return hint.With(err, "%s", hint.Access(dir))
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint.With(err, "df -h %s", dir)
+		return hint.With(err, "make room for the spool: df -h %s", hint.Quote(dir))
 	case errors.Is(err, syscall.EROFS):
-		return hint.With(err, "findmnt -T %s", dir)
+		return hint.With(err, "%s", hint.Mount(dir))
 	}
 	return err
 }

@@ -65,7 +65,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := open(disk); !errors.Is(err, cause) || !strings.Contains(hint.Of(err)[0], spoolDir) {
+		if _, err := open(disk); !errors.Is(err, cause) || !strings.Contains(hint.Of(err)[0], filepath.Dir(spoolDir)) {
 			t.Errorf("%v: got %v, hints %q", cause, err, hint.Of(err))
 		}
 	}
@@ -96,7 +96,8 @@ func TestAllAtOnce(t *testing.T) {
 			}
 			from = to
 		}
-		return s.EndTimeline(tli, w.fork)
+		_, err := s.EndTimeline(tli, w.fork)
+		return err
 	})
 	for range 3 {
 		others.Go(func() error {
@@ -179,7 +180,7 @@ func look(dir string) error {
 func TestReadSpool(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, b.w.last[1])
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	b.saveHistory()
 	b.send(2, b.w.fork, worldBase+3*mb+mb/2)
 	// Not synced, but there: it comes from the server all the same.

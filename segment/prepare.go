@@ -6,7 +6,9 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/mutant"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -119,6 +121,7 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 	if err != nil {
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.SpoolCreated)
 	if fill {
 		if err = s.fill(ctx, f, src); err == nil {
 			err = f.Sync()
@@ -127,9 +130,13 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 		err = f.Truncate(int64(s.size))
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolFilled)
 		err = s.fsys.Rename(tmp, s.partialPath(id))
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.SpoolNamed)
+	}
+	if err == nil && !mutant.NoDirSync {
 		err = s.fsys.SyncDir(s.dir)
 	}
 	if err != nil {
@@ -137,6 +144,7 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 		s.fsys.Remove(tmp) // gives back the space; nothing counts on it
 		return nil, err
 	}
+	crashpoint.Hit(crashpoint.SpoolDirSynced)
 	return f, nil
 }
 

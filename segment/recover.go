@@ -153,15 +153,15 @@ func (s *Spool) lead(id ID) (lead []Sealed) {
 func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 	old := Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys}
 	end, sure, readErr := chainEnd(s.id, s.lead(id), old)
-	if !sure {
-		end = id.Start(s.size)
-	}
 	keep := int64(s.size)
 	if readErr != nil {
 		keep = int64(end - id.Start(s.size))
 		if err := s.keepCopy(old.Path, readErr.Error()); err != nil {
 			return 0, err
 		}
+	}
+	if !sure {
+		end = id.Start(s.size)
 	}
 	src, err := s.fsys.Open(old.Path)
 	if err != nil {
@@ -172,7 +172,7 @@ func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 	if err != nil {
 		return 0, err
 	}
-	s.open = &openSegment{id: id, f: f}
+	s.open = &openSegment{id: id, f: f, unsure: !sure}
 	return end, nil
 }
 

@@ -85,15 +85,46 @@ func TestRecoveryDistrustsARecordWithoutItsBeginning(t *testing.T) {
 	if got := start + wal.LSN(p.To); got != end {
 		t.Errorf("a restore can use it up to %s, want %s", got, end)
 	}
-	b.ok(b.Begin(1, start))
-	b.ok(b.EndTimeline(1, start)) // gives it up, but does not delete it
-	b.wantFiles("000000010000000000000009.partial.bad-1")
+}
+
+// TestUnsureWALBehindAForkIsKept: the server that would send it again is lost,
+// and the one that took over never had it, neither the segment at all nor all
+// of it. Acknowledged commits may be in it.
+func TestUnsureWALBehindAForkIsKept(t *testing.T) {
+	one := newWorld().streams[1]
+	start, end := worldBase+2*mb, lastEnd(one, worldBase+3*mb-5000)
+	within := lastEnd(one, worldBase+3*mb-mb/4)
+	for name, fork := range map[string]wal.LSN{"before": start - 5000, "at its start": start, "within": within} {
+		t.Run(name, func(t *testing.T) {
+			b := prepared(t)
+			b.w.fork = fork
+			put(t, b.disk, "000000010000000000000009.partial", padded(one.At(start, end)))
+			b.crash()
+			b.wantResume(1, start)
+			if fork > start {
+				b.send(1, start, fork) // from the new server
+			}
+			if held := b.end(1, fork); held != end {
+				t.Errorf("held up to %s, want %s", held, end)
+			}
+			b.wantResume(1, end)
+			pieces := b.next()
+			if len(pieces) != 1 || pieces[0].To != testSize.Offset(end) || pieces[0].Ahead != fork {
+				t.Fatalf("to be archived: %+v", pieces)
+			}
+			if body, err := read(pieces[0]); err != nil || differ(body, one.At(start, end)) != len(body) {
+				t.Errorf("other bytes than were received: %v", err)
+			}
+			b.crash()
+			b.wantResume(1, end)
+		})
+	}
 }
 
 func TestRecoveryAcrossAFork(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, b.w.fork)
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	b.saveHistory()
 	end := lastEnd(b.w.streams[2], b.w.fork+100_000)
 	b.send(2, b.w.fork, end)
@@ -139,7 +170,7 @@ func TestRecoveryOfAnOpenSegmentThatIsNotTheNewest(t *testing.T) {
 func TestRecoverySealsASegmentThatEndsInASwitch(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, b.w.fork)
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	b.saveHistory()
 	b.send(2, b.w.fork, worldBase+5*mb-8)
 	b.crash()

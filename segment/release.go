@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 )
 
@@ -88,6 +89,7 @@ func (s *Spool) sweep() error {
 		}
 		err := s.fsys.Remove(p.Path)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			crashpoint.Hit(crashpoint.UploadRemoved)
 			return true
 		}
 		all = errors.Join(all, fmt.Errorf("spool %s: %w", s.dir, err))

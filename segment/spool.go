@@ -89,6 +89,10 @@ type Spool struct {
 type openSegment struct {
 	id ID
 	f  fsx.File
+	// unsure says that recovery found WAL in it that it could not check from
+	// the first byte on. The server will send it again; if it does not, that
+	// WAL is all there is.
+	unsure bool
 }
 
 type savedHistory struct {

@@ -72,6 +72,14 @@ func (b *bench) saveHistory() {
 	b.ok(b.SaveHistory(2, fmt.Appendf(nil, history2, b.w.fork)))
 }
 
+// end ends a timeline and returns up to where it is held.
+func (b *bench) end(tli wal.Timeline, lsn wal.LSN) wal.LSN {
+	b.t.Helper()
+	held, err := b.EndTimeline(tli, lsn)
+	b.ok(err)
+	return held
+}
+
 // next is what Next hands out without waiting.
 func (b *bench) next() (all []segment.Sealed) {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -183,17 +191,17 @@ func TestBeginKeepsContinuity(t *testing.T) {
 	}
 	b.saveHistory()
 	want[*segment.TimelineError](t, b.Begin(2, worldBase+mb)) // 1 is open
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	gap = want[*segment.GapError](t, b.Begin(2, testSize.Floor(b.w.fork)))
 	if gap.Timeline != 1 || gap.Have != worldBase+mb+5000 {
 		t.Errorf("gap %+v", gap)
 	}
 	b.send(1, worldBase+mb, b.w.fork)
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	b.send(2, b.w.fork, b.w.fork+100)
 	want[*segment.TimelineError](t, b.Begin(1, testSize.Floor(b.w.fork)))
 	b.ok(b.SaveHistory(5, []byte("1\t0/800000\tanother branch\n")))
-	b.ok(b.EndTimeline(2, b.w.fork+100))
+	b.end(2, b.w.fork+100)
 	want[*segment.TimelineError](t, b.Begin(5, worldBase+mb))
 }
 
@@ -241,7 +249,7 @@ func TestDivergence(t *testing.T) {
 			b.send(1, worldBase+3*mb, b.w.last[1])
 			b.w.last[1] = worldBase + 3*mb
 		}, "000000010000000000000009"},
-		{"in a remainder", func(b *bench) { b.ok(b.EndTimeline(1, b.w.fork)) }, "00000001000000000000000A"},
+		{"in a remainder", func(b *bench) { b.end(1, b.w.fork) }, "00000001000000000000000A"},
 		{"after a restart", func(b *bench) { b.crash() }, "00000001000000000000000A"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -329,7 +337,7 @@ func TestFailedSyncIsFinal(t *testing.T) {
 		"Append":      func() error { return b.Append(1, worldBase+mb+5100, []byte("x")) },
 		"Begin":       func() error { return b.Begin(1, worldBase) },
 		"SaveHistory": func() error { return b.SaveHistory(2, []byte("1\t0/800000\t\n")) },
-		"EndTimeline": func() error { return b.EndTimeline(1, worldBase+mb+5000) },
+		"EndTimeline": func() error { _, err := b.EndTimeline(1, worldBase+mb+5000); return err },
 	} {
 		if err := call(); !errors.Is(err, syscall.EIO) {
 			t.Errorf("%s = %v", name, err)

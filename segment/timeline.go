@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/wal"
 )
@@ -35,6 +36,7 @@ func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	if err := fsx.WriteFile(s.fsys, path, body, 0o600); err != nil {
 		return s.fail(err)
 	}
+	crashpoint.Hit(crashpoint.TimelineHistorySaved)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.saved[tli] = savedHistory{body: bytes.Clone(body), parsed: parsed}
@@ -62,27 +64,30 @@ func (s *Spool) History(tli wal.Timeline) ([]byte, error) {
 
 // EndTimeline says that the server ended timeline tli at end. What the open
 // segment holds becomes a remainder, which Next hands out, bytes behind end
-// included ([Sealed.Ahead]).
-func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) error {
+// included ([Sealed.Ahead]). It returns the end of what is held of tli.
+func (s *Spool) EndTimeline(tli wal.Timeline, end wal.LSN) (held wal.LSN, err error) {
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
 	s.begun = false
 	if err := s.failed(); err != nil {
-		return err
+		return 0, err
 	}
 	if tli != s.tli {
-		return &TimelineError{Have: s.tli, Got: tli, Reason: "it is not being received"}
+		return 0, &TimelineError{Have: s.tli, Got: tli, Reason: "it is not being received"}
 	}
 	s.mu.Lock()
 	s.ended[tli] = end
 	s.mu.Unlock()
 	if err := s.sync(); err != nil {
-		return err
+		return 0, err
 	}
 	if s.open == nil {
-		return s.dropSpare(ID{})
+		return s.durableEnd(), s.dropSpare(ID{})
 	}
-	return s.remainder()
+	if err := s.remainder(); err != nil {
+		return 0, err
+	}
+	return s.durableEnd(), nil
 }
 
 // remainder makes the durable part of the open segment a piece of its own. It
@@ -94,12 +99,31 @@ func (s *Spool) remainder() error {
 		return err
 	}
 	open := s.open
+	if open.unsure {
+		// All of the file is durable since it was recovered. What came again
+		// is sure now, and what lies behind it will not come.
+		end, _, err := chainEnd(s.id, nil, Sealed{ID: open.id, Path: s.partialPath(open.id), fsys: s.fsys})
+		if err != nil {
+			return s.fail(err)
+		}
+		s.mu.Lock()
+		s.durable = max(s.durable, end)
+		s.appended = s.durable
+		s.mu.Unlock()
+	}
 	to := int64(s.durableEnd() - open.id.Start(s.size))
-	if to == 0 {
+	switch to {
+	case 0:
 		return s.discard()
+	case int64(s.size):
+		s.mu.Lock()
+		s.full, s.open = open, nil
+		s.mu.Unlock()
+		return s.seal()
 	}
 	err := s.settle(open, &piece{Sealed: Sealed{ID: open.id, Path: s.tailPath(open.id, to), To: to}})
 	if err == nil {
+		crashpoint.Hit(crashpoint.TimelineRemainderMade)
 		s.setOpen(nil)
 	}
 	return err

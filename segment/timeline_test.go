@@ -42,9 +42,10 @@ func TestSaveHistory(t *testing.T) {
 func TestEndOfATimeline(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, b.w.last[1])
-	want[*segment.TimelineError](t, b.EndTimeline(2, b.w.fork))
-	b.ok(b.EndTimeline(1, b.w.fork))
-	b.ok(b.EndTimeline(1, b.w.fork))
+	_, err := b.EndTimeline(2, b.w.fork)
+	want[*segment.TimelineError](t, err)
+	b.end(1, b.w.fork)
+	b.end(1, b.w.fork)
 	tail := fmt.Sprintf("00000001000000000000000A.%08X.tail", testSize.Offset(b.w.last[1]))
 	b.wantFiles("000000010000000000000007", "000000010000000000000008", "000000010000000000000009", tail)
 	b.wantResume(1, b.w.last[1])
@@ -68,7 +69,7 @@ func TestEndOfATimeline(t *testing.T) {
 func TestEndOnASegmentBorderLeavesNoRemainder(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, worldBase+mb)
-	b.ok(b.EndTimeline(1, worldBase+mb))
+	b.end(1, worldBase+mb)
 	b.wantFiles("000000010000000000000007")
 	b.ok(b.SaveHistory(2, fmt.Appendf(nil, history2, worldBase+mb)))
 	b.ok(b.Begin(2, worldBase+mb))
@@ -80,7 +81,7 @@ func TestEndWithNothingDurableRemovesTheFile(t *testing.T) {
 	b.send(1, worldBase, worldBase+mb)
 	b.ok(b.Append(1, worldBase+mb, make([]byte, 8)))
 	b.ok(b.Begin(1, worldBase+mb))
-	b.ok(b.EndTimeline(1, worldBase+mb))
+	b.end(1, worldBase+mb)
 	b.wantFiles("000000010000000000000007")
 }
 
@@ -90,10 +91,10 @@ func TestTimelineGoesOnBehindItsRemainder(t *testing.T) {
 	b := newBench(t)
 	b.w.fork = worldBase + 5000 // all behind it stays marked as ahead
 	b.send(1, worldBase, worldBase+5000)
-	b.ok(b.EndTimeline(1, worldBase+5000))
+	b.end(1, worldBase+5000)
 	b.send(1, worldBase, worldBase+5000)
 	b.wantFiles("000000010000000000000007.00001388.tail")
-	b.ok(b.EndTimeline(1, worldBase+5000))
+	b.end(1, worldBase+5000)
 	b.send(1, worldBase, worldBase+9000)
 	b.wantFiles("000000010000000000000007.00001388.tail", "000000010000000000000007.partial")
 	b.send(1, worldBase, worldBase+2*mb)
@@ -106,7 +107,7 @@ func TestTimelineGoesOnBehindItsRemainder(t *testing.T) {
 func TestReleasedRemainderIsSentAgain(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, worldBase+mb+5000)
-	b.ok(b.EndTimeline(1, worldBase+mb+5000))
+	b.end(1, worldBase+mb+5000)
 	b.ok(b.w.archive(b.Spool))
 	b.wantResume(1, worldBase+mb)
 	b.send(1, worldBase+mb, worldBase+mb+6000)
@@ -116,7 +117,7 @@ func TestReleasedRemainderIsSentAgain(t *testing.T) {
 func TestNextOrder(t *testing.T) {
 	b := newBench(t)
 	b.send(1, worldBase, b.w.last[1])
-	b.ok(b.EndTimeline(1, b.w.fork))
+	b.end(1, b.w.fork)
 	b.saveHistory()
 	b.send(2, b.w.fork, b.w.last[2])
 	all := b.next()

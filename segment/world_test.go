@@ -118,7 +118,7 @@ func (w *world) run(fsys fsx.FS) (err error) {
 		if tli == w.newest {
 			return w.archive(s)
 		}
-		if err := s.EndTimeline(tli, w.fork); err != nil {
+		if _, err := s.EndTimeline(tli, w.fork); err != nil {
 			return err
 		}
 		w.acked[tli] = w.last[tli] // it has synced the rest

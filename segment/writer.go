@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -52,6 +53,7 @@ func (s *Spool) sync() error {
 			return err
 		}
 	}
+	crashpoint.Hit(crashpoint.SpoolSynced)
 	s.mu.Lock()
 	s.durable = upTo
 	s.mu.Unlock()
@@ -77,6 +79,7 @@ func (s *Spool) seal() error {
 	if err := s.datasync(full); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.SealSynced)
 	p := &piece{Sealed: Sealed{ID: full.id, Path: s.completePath(full.id), To: int64(s.size), Complete: true}}
 	p.inside = insideRecord(full.f, s.size)
 	if err := s.settle(full, p); err != nil {
@@ -95,9 +98,11 @@ func (s *Spool) seal() error {
 func (s *Spool) settle(seg *openSegment, p *piece) error {
 	err := s.fsys.Rename(s.partialPath(seg.id), p.Path)
 	if err == nil {
+		crashpoint.Hit(crashpoint.SealNamed)
 		err = s.fsys.SyncDir(s.dir)
 	}
 	if err == nil {
+		crashpoint.Hit(crashpoint.SealDirSynced)
 		err = seg.f.Close()
 	}
 	if err != nil {

@@ -17,7 +17,8 @@ type archivedEnd struct {
 	mu    sync.Mutex
 	tli   wal.Timeline
 	start wal.LSN // what the archive held when the process began
-	end   wal.LSN // confirmed by this process, zero before the first
+	since wal.LSN // where what this process confirmed begins
+	end   wal.LSN // and where it ends, zero before the first
 	tail  wal.LSN // of the segment behind it
 }
 
@@ -30,20 +31,23 @@ func (e *archivedEnd) begin(pos segment.Position) {
 }
 
 // confirm takes a complete segment of timeline tli that ends at end. It
-// returns where the slot may move to now, and false when that has not changed:
-// the segment is not on the way of the history, or there is a hole before it.
-// What is confirmed first is the oldest that was not archived.
-func (e *archivedEnd) confirm(h segment.History, tli wal.Timeline, end wal.LSN) (wal.LSN, bool) {
+// returns the WAL that is archived without a hole as far as this process
+// knows, and false when that has not changed: the segment is not on the way of
+// the history, or there is a hole before it.
+func (e *archivedEnd) confirm(h segment.History, tli wal.Timeline, end wal.LSN) (since, to wal.LSN, ok bool) {
 	start := end - wal.LSN(e.size)
 	id := segment.At(tli, start, e.size)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.follow(h, tli)
 	if h.SegmentAt(start, e.size) != id || e.end != 0 && start > e.end || end <= e.end {
-		return 0, false
+		return 0, 0, false
+	}
+	if e.end == 0 {
+		e.since = start
 	}
 	e.end = end
-	return end, true
+	return e.since, end, true
 }
 
 // behind says from where on WAL is not known to be archived, when that is
@@ -67,10 +71,20 @@ func (e *archivedEnd) extend(lsn wal.LSN) {
 func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
 	if fork, ok := h.EndOf(e.tli); ok && tli > e.tli {
 		fork = e.size.Floor(fork)
-		e.start, e.end, e.tail = min(e.start, fork), min(e.end, fork), 0
+		e.start, e.since, e.end, e.tail = min(e.start, fork), min(e.since, fork), min(e.end, fork), 0
 	}
 	if _, onTheWay := h.StartOf(tli); onTheWay {
 		e.tli = max(e.tli, tli)
+	}
+}
+
+// opens says that nothing waits to be stored before a position: an archive that
+// holds no segment begins with the one in which that lies.
+func (e *archivedEnd) opens(at wal.LSN) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if max(e.start, e.end) == 0 {
+		e.start = e.size.Floor(at)
 	}
 }
 
@@ -92,9 +106,18 @@ func (e *archivedEnd) lsn() wal.LSN {
 }
 
 // archiveEnd is the end of the last complete segment that the archive holds on
-// the way of history h; false when it holds none.
-func archiveEnd(ctx context.Context, a *archive.Archive, h segment.History) (segment.Position, bool, error) {
+// the way of history h; false when it holds none. If from is not zero it is
+// the end of the segments without a hole from there on, and false when the
+// archive holds only what lies behind.
+func archiveEnd(ctx context.Context, a *archive.Archive, h segment.History, from wal.LSN) (segment.Position, bool, error) {
 	size := a.Identity().SegmentSize
+	if from != 0 {
+		start := size.Floor(from)
+		end, err := covered(ctx, a, h, segment.Position{Timeline: h.SegmentAt(start, size).Timeline, LSN: start})
+		if end = size.Floor(end); err != nil || end > start {
+			return segment.Position{Timeline: h.SegmentAt(end, size).Timeline, LSN: end}, err == nil, err
+		}
+	}
 	timelines := []wal.Timeline{h.Timeline}
 	for i := len(h.Ancestors) - 1; i >= 0; i-- {
 		timelines = append(timelines, h.Ancestors[i].Timeline)
@@ -110,7 +133,11 @@ func archiveEnd(ctx context.Context, a *archive.Archive, h segment.History) (seg
 			}
 		}
 		if last.Timeline != 0 {
-			return segment.Position{Timeline: tli, LSN: last.End(size)}, true, nil
+			pos := segment.Position{Timeline: tli, LSN: last.End(size)}
+			if from != 0 && pos.LSN > from {
+				break
+			}
+			return pos, true, nil
 		}
 	}
 	return segment.Position{}, false, nil

@@ -32,7 +32,7 @@ func TestArchivedEndMovesOnlyWithoutHole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := archivedEnd{size: mib}
 			for _, s := range steps {
-				got, ok := e.confirm(forked, s.tli, s.end<<20)
+				_, got, ok := e.confirm(forked, s.tli, s.end<<20)
 				if got != s.want<<20 || ok != (s.want != 0) {
 					t.Fatalf("timeline %s, %d MiB: %s %v, want %d MiB", s.tli, s.end, got, ok, s.want)
 				}
@@ -48,7 +48,7 @@ func TestArchivedEndGoesBackToAFork(t *testing.T) {
 	e.begin(segment.Position{Timeline: 1, LSN: 7 << 20})
 	e.confirm(segment.History{Timeline: 1}, 1, 8<<20)
 	after := segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 11 << 19}}}
-	if got, ok := e.confirm(after, 2, 6<<20); got != 6<<20 || !ok {
+	if _, got, ok := e.confirm(after, 2, 6<<20); got != 6<<20 || !ok {
 		t.Errorf("the segment of the fork: %s %v", got, ok)
 	}
 	if got := e.lsn(); got != 6<<20 {
@@ -68,6 +68,16 @@ func TestArchivedEndShowsTails(t *testing.T) {
 	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
 	if got := e.lsn(); got != 2<<20 {
 		t.Errorf("a tail behind a hole counts: %s", got)
+	}
+	e = archivedEnd{size: mib}
+	e.opens(3<<20 + 50)
+	e.opens(9 << 20) // it has begun
+	if got := e.lsn(); got != 3<<20 {
+		t.Errorf("the first that is archived begins at %s", got)
+	}
+	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
+	if got := e.lsn(); got != 3<<20+100 {
+		t.Errorf("the first that is archived: %s", got)
 	}
 }
 
@@ -99,18 +109,24 @@ func tail(tli wal.Timeline, no uint64, from, to int64) string {
 func TestArchiveEnd(t *testing.T) {
 	for name, c := range map[string]struct {
 		objects []string
+		from    wal.LSN // in MiB
 		want    segment.Position
 	}{
-		"empty":               {nil, segment.Position{}},
-		"tails only":          {[]string{tail(1, 0, 0, 8)}, segment.Position{}},
-		"ancestor":            {[]string{object(1, 0), object(1, 1), tail(1, 2, 0, 8)}, segment.Position{Timeline: 1, LSN: 2 << 20}},
-		"behind the fork":     {[]string{object(1, 2), object(1, 3), object(1, 4)}, segment.Position{Timeline: 1, LSN: 3 << 20}},
-		"newest":              {[]string{object(1, 2), object(2, 3), object(3, 5), object(3, 6)}, segment.Position{Timeline: 3, LSN: 7 << 20}},
-		"the fork's old half": {[]string{object(2, 4), object(2, 5)}, segment.Position{Timeline: 2, LSN: 5 << 20}},
-		"another branch":      {[]string{object(4, 9), object(1, 0)}, segment.Position{Timeline: 1, LSN: 1 << 20}},
+		"empty":                  {nil, 0, segment.Position{}},
+		"tails only":             {[]string{tail(1, 0, 0, 8)}, 0, segment.Position{}},
+		"ancestor":               {[]string{object(1, 0), object(1, 1), tail(1, 2, 0, 8)}, 0, segment.Position{Timeline: 1, LSN: 2 << 20}},
+		"behind the fork":        {[]string{object(1, 2), object(1, 3), object(1, 4)}, 0, segment.Position{Timeline: 1, LSN: 3 << 20}},
+		"newest":                 {[]string{object(1, 2), object(2, 3), object(3, 5), object(3, 6)}, 0, segment.Position{Timeline: 3, LSN: 7 << 20}},
+		"the fork's old half":    {[]string{object(2, 4), object(2, 5)}, 0, segment.Position{Timeline: 2, LSN: 5 << 20}},
+		"a hole behind the slot": {[]string{object(1, 0), object(1, 1), object(2, 3)}, 1, segment.Position{Timeline: 1, LSN: 2 << 20}},
+		"the slot in the hole":   {[]string{object(1, 0), object(2, 3)}, 1, segment.Position{}},
+		"a hole before the slot": {[]string{object(1, 0), object(1, 2), object(2, 3)}, 2, segment.Position{Timeline: 2, LSN: 4 << 20}},
+		"no hole along the way":  {[]string{object(1, 2), tail(1, 3, 0, 8), object(1, 3), object(2, 3), object(2, 4), object(3, 5), tail(3, 6, 0, 8)}, 2, segment.Position{Timeline: 3, LSN: 6 << 20}},
+		"the slot ahead":         {[]string{object(1, 0), object(1, 1)}, 4, segment.Position{Timeline: 1, LSN: 2 << 20}},
+		"another branch":         {[]string{object(4, 9), object(1, 0)}, 0, segment.Position{Timeline: 1, LSN: 1 << 20}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, ok, err := archiveEnd(t.Context(), pinned(t, c.objects...), forked)
+			got, ok, err := archiveEnd(t.Context(), pinned(t, c.objects...), forked, c.from<<20)
 			if err != nil || got != c.want || ok != (c.want != segment.Position{}) {
 				t.Errorf("%v %v %v, want %v", got, ok, err, c.want)
 			}

@@ -80,7 +80,7 @@ func (a *app) configShow() error {
 func requireArchive(c *config.Loaded) (string, error) {
 	if c.Archive == "" {
 		return "", &usageError{hint.With(errors.New("archive: not set"),
-			"--archive /srv/walstream/archive, or WALSTREAM_ARCHIVE, or archive: in %s", config.DefaultFile)}
+			"set archive in %s, or WALSTREAM_ARCHIVE, or: --archive /srv/walstream/archive", config.DefaultFile)}
 	}
 	return c.Archive, nil
 }

@@ -85,7 +85,7 @@ func (d *daemon) openSpool(id segment.Identity) error {
 func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receiver.SlotState) (receiver.Sink, error) {
 	if spool := d.spoolOpen(); spool != nil {
 		err := d.identity.Match("spool "+d.conf.SpoolDir, id)
-		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s-%d", d.conf.SpoolDir, id.SystemIdentifier)
+		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s", hint.Quote(fmt.Sprintf("%s-%d", d.conf.SpoolDir, id.SystemIdentifier)))
 	}
 	arch, err := d.pinArchive(ctx, id, slot)
 	if err != nil {
@@ -110,7 +110,7 @@ func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot recei
 	}
 	if err != nil && made {
 		err = fmt.Errorf("slot %s was moved to %s, so an archive holds the WAL before: %w", slot.Name, slot.RestartLSN, err)
-		return nil, hint.With(err, "if that archive is lost: walstream slot drop --slot %s, then walstream receive --create-slot and walstream backup", slot.Name)
+		return nil, hint.With(err, "if that archive is lost: walstream slot drop --slot %s && walstream receive --create-slot", slot.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -140,12 +140,12 @@ func (d *daemon) uploading() *archive.Uploader {
 	return d.up
 }
 
-func (d *daemon) archiveResume(ctx context.Context, h segment.History) (segment.Position, bool, error) {
+func (d *daemon) archiveResume(ctx context.Context, h segment.History, from wal.LSN) (segment.Position, bool, error) {
 	arch, err := d.archiveOpen()
 	if err != nil {
 		return segment.Position{}, false, err
 	}
-	return archiveEnd(ctx, arch, h)
+	return archiveEnd(ctx, arch, h, from)
 }
 
 func (d *daemon) archiveOpen() (*archive.Archive, error) {
@@ -254,7 +254,7 @@ func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
 		return nil, err
 	}
 	err = arch.Identity().Match("archive "+d.location, d.identity)
-	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s-%d", d.location, d.identity.SystemIdentifier)
+	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s", hint.Quote(fmt.Sprintf("%s-%d", d.location, d.identity.SystemIdentifier)))
 }
 
 func (d *daemon) archiveAway(err error, _ time.Duration) {
@@ -273,7 +273,7 @@ func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
 	if err != nil {
 		return err
 	}
-	pos, _, err := archiveEnd(ctx, arch, h)
+	pos, _, err := archiveEnd(ctx, arch, h, 0)
 	if err != nil {
 		d.log.Warn().Err(err).Msg("how far the archive reaches is not known yet")
 	}
@@ -315,8 +315,8 @@ func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
 		}
 		d.archived.extend(at)
 	}
-	if lsn, ok := d.archived.confirm(h, tli, end); ok {
-		d.recv.HoldSlot().Advance(segment.Position{Timeline: tli, LSN: lsn})
+	if since, to, ok := d.archived.confirm(h, tli, end); ok {
+		d.recv.HoldSlot().Advance(since, segment.Position{Timeline: tli, LSN: to})
 	}
 }
 

@@ -2,10 +2,13 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/wal"
 )
 
 // rescue restores into a directory of that name and expects every acknowledged
@@ -76,6 +79,64 @@ func TestLostSpoolLeavesNoHole(t *testing.T) {
 	ws.stop()
 	w.crash()
 	w.rescue("rescued", ws)
+}
+
+// An object of the archive is lost that a slot still holds: the slot stays
+// before it, and a receiver that begins anew fetches it again.
+func TestSlotStaysBeforeAHole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	segments := func() []string {
+		objects, err := filepath.Glob(filepath.Join(w.archive, "wal", "00000001", "*.zst"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return objects
+	}
+	produce := func(n int) {
+		for range n {
+			w.primary.Psql(t, "SELECT pg_logical_emit_message(false, 'filler', 'x'), pg_switch_wal()")
+		}
+		w.archived()
+	}
+	position := func() (st struct {
+		RestartLSN wal.LSN `json:"restart_lsn"`
+	}) {
+		decode(t, w.must("slot", "show", "--slot", "second", "--json"), &st)
+		return st
+	}
+	r := w.receive("--create-slot")
+	produce(1)
+	w.must("slot", "create", "--slot", "second")
+	before := position()
+	produce(4)
+	r.stop()
+	stored := segments()
+	lost := stored[len(stored)-2]
+	if err := os.Remove(lost); err != nil {
+		t.Fatal(err)
+	}
+
+	r = w.launch("--slot", "second")
+	produce(2)
+	r.stop()
+	if now := position(); now != before {
+		t.Errorf("the slot moved from %s to %s although %s is missing", before.RestartLSN, now.RestartLSN, lost)
+	}
+	if !strings.Contains(r.output(), "the archive lacks WAL from ") {
+		t.Errorf("nothing was said about that:\n%s", r.output())
+	}
+
+	w.spool = filepath.Join(w.dir, "new-spool")
+	r = w.launch("--slot", "second")
+	produce(1)
+	r.stop()
+	if !exists(lost) {
+		t.Errorf("%s was not fetched again: %v", lost, segments())
+	}
+	if now := position(); now.RestartLSN <= before.RestartLSN {
+		t.Errorf("the slot stays at %s although nothing is missing", now.RestartLSN)
+	}
 }
 
 // SIGTERM stores the remainder of the open segment, so that the archive alone

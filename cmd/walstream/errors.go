@@ -114,6 +114,13 @@ func (a *app) report(ctx context.Context, err error, code int) {
 		}
 	}
 	hints := hint.Of(err)
+	var foreign *segment.ForeignError
+	if len(hints) == 0 && errors.As(err, &foreign) {
+		hints = []string{"give the server that belongs to the archive in -d, or another --archive"}
+	}
+	for i := range hints {
+		hints[i] = a.pasteable(hints[i])
+	}
 	if a.json {
 		// Nothing is left to do when standard error cannot be written.
 		_ = json.NewEncoder(a.stderr).Encode(failure{Type: "error", Code: code, Error: text, Hints: hints})

@@ -86,8 +86,7 @@ func TestArchiveEqualsPgReceivewal(t *testing.T) {
 	r.stop()
 
 	dir := filepath.Join(w.dir, "promoted")
-	w.must("restore", dir)
-	w.primary = w.startRestored(dir)
+	w.primary = w.restore(dir)
 	r = w.receive("--create-slot")
 	done = w.receivewal(theirs)
 	churn(t, w.primary, 52)

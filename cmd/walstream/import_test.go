@@ -102,8 +102,7 @@ func (f *foreign) end() {
 func (f *foreign) restored(name string, args ...string) string {
 	f.t.Helper()
 	dir := filepath.Join(f.dir, "restored-"+name)
-	f.must(append([]string{"restore", dir}, args...)...)
-	c := f.startRestored(dir)
+	c := f.restore(dir, args...)
 	rows := c.Psql(f.t, "SELECT max(n) || ' ' || count(*) FROM imported")
 	c.Stop(syscall.SIGINT)
 	return rows
@@ -257,8 +256,7 @@ func TestImportedTablespaceIsRestored(t *testing.T) {
 	}
 	f.primary.Stop(syscall.SIGINT)
 	restored := filepath.Join(f.dir, "restored")
-	f.must("restore", restored, "--tablespace-map", space+"-copy="+space+"-restored")
-	c := f.startRestored(restored)
+	c := f.restore(restored, "--tablespace-map", space+"-copy="+space+"-restored")
 	if rows := c.Psql(t, "SELECT count(*) FROM t"); rows != "1000" {
 		t.Errorf("%s rows in the tablespace", rows)
 	}

@@ -117,7 +117,7 @@ func (v importView) problems() error {
 	}
 	err := error(&problemsError{strings.Join(parts, ", ")})
 	if missing > 0 {
-		err = hint.With(err, "no restore leads across missing WAL; walstream backup makes a new beginning behind it")
+		err = hint.With(err, "no restore leads across missing WAL; a new beginning behind it: walstream backup")
 	}
 	return hint.With(err, "what is good is in the archive: add good copies of the rest to the directory, then run the same command again")
 }

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -23,15 +20,6 @@ import (
 
 // maxPointName is MAXFNAMELEN - 1, PostgreSQL's limit in bytes.
 const maxPointName = 63
-
-// point is a restore point as the archive keeps it, so that it can be found
-// without reading WAL.
-type point struct {
-	Name     string       `json:"name"`
-	LSN      wal.LSN      `json:"lsn"` // end of the record
-	Timeline wal.Timeline `json:"timeline"`
-	Time     time.Time    `json:"time"` // the server's clock
-}
 
 func (a *app) markCommand() *cobra.Command {
 	return &cobra.Command{
@@ -54,18 +42,19 @@ func (a *app) mark(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseTwice(ctx, arch.Store(), name); err != nil {
+	have, err := arch.RestorePoint(ctx, name)
+	if err == nil {
+		// PostgreSQL stops at the first one of the wanted name that it meets.
+		return hint.Errorf("walstream mark "+hint.Quote(name+"-2"), "restore point %q exists already, at %s", name, have.LSN)
+	}
+	if !errors.Is(err, archive.ErrNotExist) {
 		return err
 	}
 	p, err := createPoint(ctx, c, arch, name)
 	if err != nil {
 		return fmt.Errorf("restore point %q: %w", name, err)
 	}
-	body, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	if err := arch.Store().Put(ctx, p.object(), bytes.NewReader(append(body, '\n'))); err != nil {
+	if err := arch.PutRestorePoint(ctx, p); err != nil {
 		return hint.With(fmt.Errorf("restore point %q was made at %s but not noted in the archive: %w", name, p.LSN, err),
 			"it can be used all the same: walstream restore DIR --target-name %s", hint.Quote(name))
 	}
@@ -78,11 +67,11 @@ func (a *app) mark(ctx context.Context, name string) error {
 
 // createPoint makes the restore point after it has made sure that the server
 // is the one that the archive belongs to.
-func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, name string) (point, error) {
+func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, name string) (archive.RestorePoint, error) {
 	options := server(c, "mark")
 	repl, err := pg.ConnectReplication(ctx, options)
 	if err != nil {
-		return point{}, err
+		return archive.RestorePoint{}, err
 	}
 	id, sys, err := repl.Identity(ctx)
 	// The answer is all that was wanted of this connection.
@@ -91,11 +80,11 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 		err = arch.Identity().Match("archive "+arch.Store().String(), id)
 	}
 	if err != nil {
-		return point{}, err
+		return archive.RestorePoint{}, err
 	}
 	conn, err := pg.ConnectSQL(ctx, options)
 	if err != nil {
-		return point{}, err
+		return archive.RestorePoint{}, err
 	}
 	defer func() { _ = conn.Close(ctx) }() // nothing is pending on it
 	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
@@ -104,12 +93,12 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 			err = hint.With(errors.New("the role may not call pg_create_restore_point"),
 				"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO %s;", pg.QuoteIdent(conn.ParameterStatus("session_authorization")))
 		}
-		return point{}, err
+		return archive.RestorePoint{}, err
 	}
-	return parsePoint(rows, point{Name: name, Timeline: sys.Timeline})
+	return parsePoint(rows, archive.RestorePoint{Name: name, Timeline: sys.Timeline})
 }
 
-func parsePoint(rows [][]string, p point) (point, error) {
+func parsePoint(rows [][]string, p archive.RestorePoint) (archive.RestorePoint, error) {
 	if len(rows) != 1 || len(rows[0]) != 2 {
 		return p, errors.New("pg_create_restore_point: unusable answer")
 	}
@@ -121,56 +110,5 @@ func parsePoint(rows [][]string, p point) (point, error) {
 		return p, fmt.Errorf("pg_create_restore_point: unusable answer: %w", err)
 	}
 	p.Time = time.UnixMicro(micros).UTC()
-	return p, nil
-}
-
-// object is the name under which the point is noted. Bytes that object names
-// cannot have become underscores; the contents hold the name itself.
-func (p point) object() string {
-	safe := strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' {
-			return r
-		}
-		return '_'
-	}, p.Name)
-	return archive.PointsPrefix + archive.LSNHex(p.LSN) + "-" + safe + ".json"
-}
-
-// refuseTwice keeps names unambiguous: PostgreSQL stops at the first restore
-// point of the wanted name that it meets.
-func refuseTwice(ctx context.Context, store archive.Store, name string) error {
-	suffix := strings.TrimPrefix(point{Name: name}.object(), archive.PointsPrefix+archive.LSNHex(0))
-	for info, err := range store.List(ctx, archive.PointsPrefix, "") {
-		if err != nil {
-			return err
-		}
-		if !strings.HasSuffix(info.Name, suffix) {
-			continue
-		}
-		p, err := readPoint(ctx, store, info.Name)
-		if err != nil {
-			return err
-		}
-		if p.Name == name {
-			return hint.Errorf("walstream mark "+hint.Quote(name+"-2"), "restore point %q exists already, at %s", name, p.LSN)
-		}
-	}
-	return nil
-}
-
-func readPoint(ctx context.Context, store archive.Store, object string) (point, error) {
-	r, err := store.Get(ctx, object, 0, 1<<16)
-	if err != nil {
-		return point{}, err
-	}
-	defer r.Close()
-	body, err := io.ReadAll(r)
-	if err != nil {
-		return point{}, fmt.Errorf("get %s: %w", object, err)
-	}
-	var p point
-	if err := json.Unmarshal(body, &p); err != nil {
-		return point{}, fmt.Errorf("%s is no restore point: %w", object, err)
-	}
 	return p, nil
 }

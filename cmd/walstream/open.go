@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 )
 
@@ -15,10 +18,15 @@ func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archi
 		return nil, err
 	}
 	store, err := archive.Locate(location, false)
-	if err != nil {
-		return nil, err
+	var arch *archive.Archive
+	if err == nil {
+		arch, err = archive.Open(ctx, store)
 	}
-	return archive.Open(ctx, store)
+	absent := errors.Is(err, archive.ErrNoDirectory) || errors.Is(err, archive.ErrNotPinned)
+	if absent && slices.Contains([]string{"backup", "mark", "list"}, a.cmd.Name()) {
+		err = hint.With(err, "if there is none yet: walstream receive --create-slot")
+	}
+	return arch, err
 }
 
 // server leads to the primary for a short task. The name by which the

@@ -70,36 +70,3 @@ func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
 		})
 	}
 }
-
-func TestRestoreRefusesUnreachableTargets(t *testing.T) {
-	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
-	w.receive("--create-slot")
-	early := w.history(2)[0] // and one more, which the backup has and that time has not
-	w.must("backup", "--checkpoint", "fast")
-	w.history(2)
-	w.archived()
-
-	for name, args := range map[string][]string{
-		"time before the backup": {"--target-time", early.time},
-		"lsn before the backup":  {"--target-lsn", "0/1000028"},
-		"time in the future":     {"--target-time", "2099-01-01 00:00:00+00"},
-		"lsn in the future":      {"--target-lsn", "FF/0"},
-		"unknown xid":            {"--target-xid", "4000000"},
-		"xid before the backup":  {"--target-xid", early.xid},
-		"unknown restore point":  {"--target-name", "nobody made this"},
-		"unknown timeline":       {"--target-timeline", "7"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(w.dir, strings.ReplaceAll(name, " ", "-"))
-			_, stderr, code := w.run(append([]string{"restore", dir}, args...)...)
-			if code != 4 || !strings.Contains(stderr, "hint:") {
-				t.Errorf("exit code %d, want 4 and a hint:\n%s", code, stderr)
-			}
-			for _, made := range []string{dir, dir + ".walstream"} {
-				if exists(made) {
-					t.Errorf("%s was written by a refused restore", made)
-				}
-			}
-		})
-	}
-}

@@ -122,11 +122,12 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	return err
 }
 
-// watch ends the stream once everything before d.until is durable here.
+// watch ends the stream once everything before d.until is durable here or
+// archived already, and the archive is there to take it.
 func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for d.recv.Status().Flushed < d.until {
+	for max(d.recv.Status().Flushed, d.archived.lsn()) < d.until || d.uploading() == nil {
 		select {
 		case <-ctx.Done():
 			return
@@ -157,6 +158,9 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		ctx, cancel := limit()
 		d.awaitEmpty(ctx, spool, up)
 		cancel()
+		if held, _ := spool.Resume(); spool.Usage().Waiting == 0 {
+			d.archived.opens(held.LSN)
+		}
 	}
 	if open, ok := spool.OpenSegment(); ok && up != nil {
 		ctx, cancel := limit()

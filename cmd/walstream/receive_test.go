@@ -122,7 +122,7 @@ func TestStatusListSlotAndMark(t *testing.T) {
 	}
 	w.must("backup", "--checkpoint", "fast", "--label", "the first", "--max-rate", "1GiB")
 	point := w.must("mark", "before it")
-	if _, stderr, code := w.run("mark", "before it"); code != 1 || !strings.Contains(stderr, "exists already") {
+	if _, stderr, code := w.run("mark", "before it"); code != 1 || !strings.Contains(stderr, "exists already") || !strings.Contains(stderr, "walstream mark 'before it-2'") {
 		t.Errorf("the same mark again: exit code %d\n%s", code, stderr)
 	}
 	w.archived()
@@ -183,17 +183,7 @@ func (w *world) statusOfRunning(backup string) {
 func TestInterruptedBackupIsNone(t *testing.T) {
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	w.receive("--create-slot")
-	r := &receiving{t: t, cmd: w.command("backup", "--checkpoint", "fast", "--max-rate", "1MiB"), done: make(chan error, 1)}
-	log, err := os.CreateTemp(w.dir, "backup-*.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	r.log, r.cmd.Stderr = log.Name(), log
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { r.done <- r.cmd.Wait() }()
+	r := w.start("backup", "--checkpoint", "fast", "--max-rate", "1MiB")
 	r.said("backup begins")
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)

@@ -30,8 +30,9 @@ type app struct {
 	verbose    bool
 	debug      bool
 
-	root    *cobra.Command
-	started bool // the command's own code runs: what fails now is no usage error
+	root *cobra.Command
+	cmd  *cobra.Command // whose own code runs: what fails now is no usage error
+	args []string       // of cmd
 }
 
 // run is the program: it returns the exit code.
@@ -55,7 +56,7 @@ func (a *app) execute(ctx context.Context, walGet bool) (code int) {
 		}()
 	}
 	cmd, err := a.root.ExecuteContextC(ctx)
-	if err != nil && !a.started {
+	if err != nil && a.cmd == nil {
 		err = asUsage(cmd, err)
 	}
 	code = exitCode(ctx, err)
@@ -169,7 +170,7 @@ func (a *app) group(use, short string) *cobra.Command {
 // runs makes f the body of a command.
 func (a *app) runs(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		a.started = true
+		a.cmd, a.args = cmd, args
 		return f(cmd.Context(), args)
 	}
 }

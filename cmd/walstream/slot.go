@@ -104,7 +104,7 @@ func (a *app) slotDrop(ctx context.Context, slot receiver.Slot) error {
 	case pg.CodeUndefinedObject:
 		return fmt.Errorf("slot %q does not exist", slot.Name)
 	case pg.CodeObjectInUse:
-		return hint.With(fmt.Errorf("slot %q is in use: %w", slot.Name, err), "SELECT * FROM pg_replication_slots WHERE slot_name = %s;", pg.QuoteLiteral(slot.Name))
+		return hint.With(fmt.Errorf("slot %q is in use: %w", slot.Name, err), "end the connection that uses it: SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s;", pg.QuoteLiteral(slot.Name))
 	}
 	if err != nil {
 		return err

@@ -217,7 +217,7 @@ func newestHistory(view *segment.SpoolView) (segment.History, error) {
 // archivedUpTo is the end of the archived WAL on the way of history h, the
 // beginning of an incomplete segment included.
 func archivedUpTo(ctx context.Context, arch *archive.Archive, h segment.History) (wal.LSN, error) {
-	pos, ok, err := archiveEnd(ctx, arch, h)
+	pos, ok, err := archiveEnd(ctx, arch, h, 0)
 	if err != nil || !ok {
 		return 0, err
 	}

@@ -21,11 +21,6 @@ func TestWhatIsSaid(t *testing.T) {
 			t.Errorf("walstream %s: exit code %d, want %d with %q and hint %q:\n%s", strings.Join(args, " "), got, code, want, hint, stderr)
 		}
 	}
-	says(1, `replication slot "walstream" does not exist`, "walstream slot create --slot walstream", "receive")
-	says(3, `slot "other" does not exist`, "walstream slot create --slot other", "slot", "show", "--slot", "other")
-	says(1, `walstream: slot "other" does not exist`+"\n", "", "slot", "drop", "--slot", "other")
-	says(1, "connect to "+w.dir+"/.s.PGSQL.5432: no such file or directory\n", "does a server listen there? pg_isready -h "+w.dir+" -p 5432",
-		"slot", "show", "-d", "host="+w.dir+" port=5432 user=postgres")
 
 	w.receive("--create-slot")
 	says(3, "nothing is being received", "walstream receive", "status", "--spool", filepath.Join(w.dir, "elsewhere"))

@@ -80,7 +80,7 @@ func (w *world) must(args ...string) string {
 	return out
 }
 
-// receiving is a running `walstream receive`.
+// receiving is a running walstream, mostly `walstream receive`.
 type receiving struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -116,8 +116,14 @@ func (w *world) synchronous(r *receiving) {
 // launch starts `walstream receive` without waiting for anything.
 func (w *world) launch(args ...string) *receiving {
 	w.t.Helper()
-	r := &receiving{t: w.t, cmd: w.command(append([]string{"receive"}, args...)...), done: make(chan error, 1)}
-	log, err := os.CreateTemp(w.dir, "receive-*.log")
+	return w.start(append([]string{"receive"}, args...)...)
+}
+
+// start starts walstream without waiting for anything.
+func (w *world) start(args ...string) *receiving {
+	w.t.Helper()
+	r := &receiving{t: w.t, cmd: w.command(args...), done: make(chan error, 1)}
+	log, err := os.CreateTemp(w.dir, args[0]+"-*.log")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,17 @@ func Access(dir string) string {
 		return fmt.Sprintf("run walstream as %s, to whom %s belongs, or: sudo chown %s %s", owner, dir, me, Quote(dir))
 	}
 	return fmt.Sprintf("sudo chown -R %[1]s %[2]s && chmod -R u+rwX %[2]s", me, Quote(dir))
+}
+
+// Mount is the command that shows the file system on which dir lies, or would
+// lie: findmnt knows nothing of what is not there.
+func Mount(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return "findmnt -T " + Quote(dir)
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // User is the name of the user of this process.

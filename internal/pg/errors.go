@@ -70,7 +70,7 @@ func explain(cfg *pgconn.Config, err error) error {
 	var e *pgconn.PgError
 	if !errors.As(err, &e) {
 		return hint.With(fmt.Errorf("connect to %s: %w", where, &connectError{err}),
-			"does a server listen there? pg_isready -h %s -p %d; another one: -d 'host=db1 user=walstream'", hint.Quote(cfg.Host), cfg.Port)
+			"does a server listen there? pg_isready -h %s -p %d", hint.Quote(cfg.Host), cfg.Port)
 	}
 	err = fmt.Errorf("connect to %s as %s: %w", where, user, e)
 	switch e.Code {
@@ -80,14 +80,14 @@ func explain(cfg *pgconn.Config, err error) error {
 		if strings.Contains(e.Message, "does not exist") {
 			return hint.With(err, "CREATE ROLE %s LOGIN REPLICATION PASSWORD '…';", QuoteIdent(user))
 		}
-		return hint.With(err, "add to pg_hba.conf: %s, then: SELECT pg_reload_conf();", hbaLine(cfg, e.Message))
+		return hint.With(err, "put first into pg_hba.conf, then SELECT pg_reload_conf(): %s", hbaLine(cfg, e.Message))
 	case CodeInsufficientRight:
 		return hint.With(err, "ALTER ROLE %s REPLICATION;", QuoteIdent(user))
 	case codeTooManyConnections:
 		if strings.Contains(e.Message, "max_wal_senders") && strings.Contains(e.Message, "currently 0") {
 			err = fmt.Errorf("%w: %w", errWALLevel, err)
 		}
-		return hint.With(err, "ALTER SYSTEM SET max_wal_senders = 10; ALTER SYSTEM SET wal_level = 'replica'; then restart PostgreSQL")
+		return hint.With(err, "restart PostgreSQL after: ALTER SYSTEM SET max_wal_senders = 10; ALTER SYSTEM SET wal_level = 'replica';")
 	}
 	return err
 }

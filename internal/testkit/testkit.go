@@ -166,10 +166,12 @@ func Wait(t testing.TB, what string, done func() (ok bool, detail string)) {
 	}
 }
 
-// Build compiles the walstream binary into dir, for everyone to run.
-func Build(dir string) (path string, err error) {
+// Build compiles the walstream binary into dir, for everyone to run. flags are
+// those of go build.
+func Build(dir string, flags ...string) (path string, err error) {
 	path = filepath.Join(dir, "walstream")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/walstream/walstream/cmd/walstream")
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, "github.com/walstream/walstream/cmd/walstream")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}

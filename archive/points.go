@@ -1,0 +1,71 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/walstream/walstream/wal"
+)
+
+// pointsPrefix holds one object for each named restore point.
+const pointsPrefix = "points/"
+
+// RestorePoint is a named restore point as the archive keeps it, so that it
+// can be found without reading WAL.
+type RestorePoint struct {
+	Name     string       `json:"name"`
+	LSN      wal.LSN      `json:"lsn"` // end of the record
+	Timeline wal.Timeline `json:"timeline"`
+	Time     time.Time    `json:"time"` // the server's clock
+}
+
+// object is the name under which the point is noted. Bytes that object names
+// cannot have become underscores; the contents hold the name itself.
+func (p RestorePoint) object() string {
+	safe := strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' {
+			return r
+		}
+		return '_'
+	}, p.Name)
+	return pointsPrefix + LSNHex(p.LSN) + "-" + safe + ".json"
+}
+
+// PutRestorePoint notes a restore point.
+func (a *Archive) PutRestorePoint(ctx context.Context, p RestorePoint) error {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return a.store.Put(ctx, p.object(), bytes.NewReader(append(body, '\n')))
+}
+
+// RestorePoint finds the first restore point of that name that was noted;
+// [ErrNotExist] when there is none.
+func (a *Archive) RestorePoint(ctx context.Context, name string) (RestorePoint, error) {
+	suffix := strings.TrimPrefix(RestorePoint{Name: name}.object(), pointsPrefix+LSNHex(0))
+	for info, err := range a.store.List(ctx, pointsPrefix, "") {
+		if err != nil {
+			return RestorePoint{}, err
+		}
+		if !strings.HasSuffix(info.Name, suffix) {
+			continue
+		}
+		body, err := readSmall(ctx, a.store, info.Name)
+		if err != nil {
+			return RestorePoint{}, err
+		}
+		var p RestorePoint
+		if err := json.Unmarshal(body, &p); err != nil {
+			return RestorePoint{}, fmt.Errorf("%s is no restore point: %w", info.Name, err)
+		}
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return RestorePoint{}, fmt.Errorf("restore point %q: %w", name, ErrNotExist)
+}
