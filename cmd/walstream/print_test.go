@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +148,16 @@ archived  -  nothing yet
 backup    none yet; take one: walstream backup
 PROBLEM   no receiver is running on this spool
 `)
+	// What cannot be looked at is not "none".
+	v.Archive.Failure = v.Archive.Failure.Again(errors.New("archive /srv: permission denied"), now)
+	check(`
+state     stopped
+received  -
+flushed   -
+archived  -  nothing yet
+backup    not known
+PROBLEM   no receiver is running on this spool
+`)
 }
 
 func TestTransactionForPeople(t *testing.T) {
@@ -191,7 +202,7 @@ func TestStatusNames(t *testing.T) {
 		SyncState: "sync", LagBytes: &size, LagSeconds: &one, FlushP99: &one,
 		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{RestartLSN: 1, WALStatus: "lost"}, Target: 1, Looked: now, Failure: failure},
 		Archive: archiveView{LastSuccess: now, LastFailure: now, Failure: failure, Stopped: map[wal.Timeline]string{1: "x"}},
-		Backup:  &backupView{}, Recoverable: []recovery.Window{{From: now, To: now}}, Problems: []string{"p"},
+		Backup:  &backupView{}, Recoverable: []recovery.Window{{From: now, To: now}}, Problems: []string{"p"}, Gaps: []gapView{{}},
 	}
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -217,6 +228,7 @@ func TestStatusNames(t *testing.T) {
 		alarm archive.failure.count archive.failure.error archive.failure.hints archive.failure.last archive.failure.since
 		archive.failures archive.last_failure archive.last_success archive.location archive.segments archive.stopped.1 archived_lsn
 		backend_pid caught_up failure.count failure.error failure.hints failure.last failure.since flush_p99_seconds flushed_lsn
+		gaps.closed gaps.from_lsn gaps.segments gaps.timeline gaps.to_lsn
 		lag_bytes lag_seconds last_backup.checksum_failures last_backup.files last_backup.finished last_backup.id last_backup.label
 		last_backup.parts last_backup.plain_bytes last_backup.server_version last_backup.start_lsn last_backup.started
 		last_backup.stop_lsn last_backup.stored_bytes last_backup.timeline last_flush last_message orphan.end_lsn orphan.fork_lsn
