@@ -31,6 +31,7 @@ type fake struct {
 	system    uint64
 	timeline  wal.Timeline
 	flush     wal.LSN
+	standby   bool
 	histories map[wal.Timeline]string
 	started   []string // the START_REPLICATION commands
 	conns     []net.Conn
@@ -112,7 +113,7 @@ func (f *fake) serve(conn net.Conn) {
 	}
 	b.Send(&pgproto3.AuthenticationOk{})
 	b.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "15.4 (fake)"})
-	b.Send(&pgproto3.ParameterStatus{Name: "in_hot_standby", Value: "off"})
+	b.Send(&pgproto3.ParameterStatus{Name: "in_hot_standby", Value: f.hotStandby()})
 	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	for b.Flush() == nil {
 		m, err := b.Receive()
@@ -133,6 +134,15 @@ func (f *fake) serve(conn net.Conn) {
 		}
 		f.answer(b, q.String)
 	}
+}
+
+func (f *fake) hotStandby() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.standby {
+		return "on"
+	}
+	return "off"
 }
 
 func (f *fake) script(command string) func(*fakeStream) {

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -15,9 +16,13 @@ import (
 // connect takes of the hosts the primary that goes on with what is here.
 func (r *Receiver) connect(ctx context.Context) (*pg.Server, error) {
 	servers, failed := pg.Survey(ctx, r.hosts)
+	var foreign error
+	for _, s := range servers {
+		foreign = cmp.Or(foreign, s.Identity.Match("server "+s.Address(), servers[0].Identity))
+	}
 	return pg.Choose(servers, failed, func(s *pg.Server) error {
-		if r.sink == nil && s != servers[0] {
-			return s.Identity.Match("server "+s.Address(), servers[0].Identity)
+		if r.sink == nil { // whose WAL is here is not known yet
+			return foreign
 		}
 		return r.suits(ctx, s)
 	})
@@ -26,12 +31,9 @@ func (r *Receiver) connect(ctx context.Context) (*pg.Server, error) {
 // suits refuses a server that nothing may be acknowledged to: one of another
 // cluster, on another branch, behind, or superseded. Those leave no trace:
 // neither in the sink, from where histories are archived, nor in where the
-// slot may go. Before the sink is open it cannot tell.
+// slot may go.
 func (r *Receiver) suits(ctx context.Context, srv *pg.Server) error {
 	r.board.connected(srv.Conn, srv.System.FlushLSN)
-	if r.sink == nil {
-		return nil
-	}
 	if err := srv.Identity.Match("server "+srv.Address(), r.identity); err != nil {
 		return err
 	}
@@ -80,6 +82,7 @@ type neighbour struct {
 	log        zerolog.Logger
 	srv        *pg.Server // nil without a connection
 	slotLooked time.Time
+	slotErr    error
 	trouble    string // last logged
 }
 
@@ -101,7 +104,7 @@ func (n *neighbour) run(ctx context.Context) error {
 	for {
 		err := n.look(ctx)
 		var superseded *pg.SupersededError
-		if errors.As(err, &superseded) {
+		if errors.As(err, &superseded) && superseded.Timeline == n.primary.System.Timeline {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -128,18 +131,23 @@ func (n *neighbour) look(ctx context.Context) (err error) {
 	if err == nil {
 		err = n.srv.Identity.Match("server "+n.options.Host, n.primary.Identity)
 	}
-	if err == nil {
-		err = n.srv.Supersedes(n.primary)
-	}
-	if err == nil && n.srv.Standby && time.Since(n.slotLooked) >= n.slotEvery {
-		if err = n.keepSlot(ctx); err == nil {
-			n.slotLooked = time.Now()
-		}
-	}
 	if err != nil {
 		n.close()
+		return err
 	}
-	return err
+	if err := n.srv.Supersedes(n.primary); err != nil {
+		return err
+	}
+	if !n.srv.Standby {
+		return n.primary.Supersedes(n.srv) // the old primary has come back
+	}
+	if time.Since(n.slotLooked) >= n.slotEvery {
+		n.slotLooked = time.Now()
+		if n.slotErr = n.keepSlot(ctx); n.slotErr != nil {
+			n.close()
+		}
+	}
+	return n.slotErr
 }
 
 // keepSlot moves the slot of a standby as far as the archive and the standby

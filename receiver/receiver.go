@@ -168,6 +168,9 @@ func (r *Receiver) Status() Status { return r.board.read() }
 func (r *Receiver) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 2*time.Second // and half of it more at random
+	if len(r.hosts) > 1 {
+		wait.MaxInterval /= 2 // one of them may be promoted any time
+	}
 	defer r.board.state(Stopped)
 	for {
 		began := time.Now()

@@ -41,7 +41,7 @@ type daemon struct {
 	spool    *segment.Spool
 	arch     *archive.Archive
 	up       *archive.Uploader
-	archAway *hint.Failure // why arch is not open
+	archAway *hint.Failure // why arch is not open, or was not
 	backup   *backupView   // the newest in arch
 	gaps     []gapView
 
@@ -182,7 +182,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 		OnConfirmed: func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) },
 	})
 	d.mu.Lock()
-	d.arch, d.up, d.archAway = arch, up, nil
+	d.arch, d.up = arch, up
 	d.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return up.Run(ctx) })

@@ -119,7 +119,12 @@ func TestOldPrimaryAlive(t *testing.T) {
 	f.takesOver(f.b, r)
 	next := write(t, f.b, 2)
 	next.atLeast(t, 200)
+	from := slotOf(t, f.b)
 	f.archived()
+	testkit.Wait(t, "the slot on the new primary to follow the archive", func() (bool, string) {
+		lsn := slotOf(t, f.b)
+		return lsn > from, fmt.Sprint(from, lsn, "\n", r.output())
+	})
 
 	r.kill()
 	f.spool = filepath.Join(f.dir, "new-spool")

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,6 +148,16 @@ archived  -  nothing yet
 backup    none yet; take one: walstream backup
 PROBLEM   no receiver is running on this spool
 `)
+	// What cannot be looked at is not "none".
+	v.Archive.Failure = v.Archive.Failure.Again(errors.New("archive /srv: permission denied"), now)
+	check(`
+state     stopped
+received  -
+flushed   -
+archived  -  nothing yet
+backup    not known
+PROBLEM   no receiver is running on this spool
+`)
 }
 
 func TestTransactionForPeople(t *testing.T) {
@@ -176,5 +189,55 @@ func TestStatusInUTC(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %s in %s", want, out)
 		}
+	}
+}
+
+// The names in status --json are a contract as those of the metrics are.
+func TestStatusNames(t *testing.T) {
+	one, size, now := 1.0, int64(1), time.Now()
+	failure := (*hint.Failure)(nil).Again(hint.Errorf("h", "e"), now)
+	v := &statusView{
+		Status: receiver.Status{Server: "s", ServerVersion: "v", BackendPID: 1, Timeline: 1, Received: 1, Flushed: 1, ServerLSN: 1,
+			LastMessage: now, LastFlush: now, CaughtUp: now, Failure: failure, Alarm: "a", Orphan: &receiver.Orphan{}},
+		SyncState: "sync", LagBytes: &size, LagSeconds: &one, FlushP99: &one,
+		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{RestartLSN: 1, WALStatus: "lost"}, Target: 1, Looked: now, Failure: failure},
+		Archive: archiveView{LastSuccess: now, LastFailure: now, Failure: failure, Stopped: map[wal.Timeline]string{1: "x"}},
+		Backup:  &backupView{}, Recoverable: []recovery.Window{{From: now, To: now}}, Problems: []string{"p"}, Gaps: []gapView{{}},
+	}
+	body, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	var walk func(prefix string, v any)
+	walk = func(prefix string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for name, inner := range v {
+				walk(prefix+"."+name, inner)
+			}
+		case []any:
+			walk(prefix, v[0])
+		default:
+			got = append(got, strings.TrimPrefix(prefix, "."))
+		}
+	}
+	walk("", *decode(t, string(body), new(any)))
+	slices.Sort(got)
+	want := strings.Fields(`
+		alarm archive.failure.count archive.failure.error archive.failure.hints archive.failure.last archive.failure.since
+		archive.failures archive.last_failure archive.last_success archive.location archive.segments archive.stopped.1 archived_lsn
+		backend_pid caught_up failure.count failure.error failure.hints failure.last failure.since flush_p99_seconds flushed_lsn
+		gaps.closed gaps.from_lsn gaps.segments gaps.timeline gaps.to_lsn
+		lag_bytes lag_seconds last_backup.checksum_failures last_backup.files last_backup.finished last_backup.id last_backup.label
+		last_backup.parts last_backup.plain_bytes last_backup.server_version last_backup.start_lsn last_backup.started
+		last_backup.stop_lsn last_backup.stored_bytes last_backup.timeline last_flush last_message orphan.end_lsn orphan.fork_lsn
+		orphan.timeline problems received_bytes received_lsn reconnects recoverable.backups recoverable.from recoverable.from_lsn
+		recoverable.open recoverable.timeline recoverable.to recoverable.to_lsn running server server_lsn server_version since
+		slot.active slot.exists slot.failure.count slot.failure.error slot.failure.hints slot.failure.last slot.failure.since slot.looked
+		slot.name slot.recreated slot.restart_lsn slot.target_lsn slot.wal_status spool.bytes spool.dir spool.waiting_segments state
+		sync_state timeline`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

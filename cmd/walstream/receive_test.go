@@ -94,6 +94,9 @@ func TestReceiveWaitsForArchive(t *testing.T) {
 	if code != 3 || !strings.Contains(out, "PROBLEM") || !strings.Contains(out, w.archive) {
 		t.Errorf("exit code %d, want 3 and a problem:\n%s", code, out)
 	}
+	if code, body := r.get("/readyz"); code != 503 || !strings.HasPrefix(body, "archiving fails since ") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
 	if err := os.Rename(w.archive+".away", w.archive); err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +105,9 @@ func TestReceiveWaitsForArchive(t *testing.T) {
 		var s statusView
 		return decode(t, out, &s).ArchivedLSN >= want && code == 0, out
 	})
+	if got := r.scrape(); got["walstream_archive_failures_total"] == 0 || got["walstream_archive_last_failure_timestamp_seconds"] == 0 {
+		t.Errorf("the archive was away: %v", got)
+	}
 	r.stop()
 }
 

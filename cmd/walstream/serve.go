@@ -46,11 +46,16 @@ func (d *daemon) status() *statusView {
 	}
 	v.FlushP99 = d.flushes.p99()
 	v.measureLag(d.started, time.Now())
-	v.Archive.Failure = away
+	if v.Archive.Failure = away; away != nil {
+		v.Archive.Failures, v.Archive.LastFailure = away.Count, away.Last
+	}
 	if up != nil {
 		s := up.Status()
-		v.Archive.LastSuccess, v.Archive.LastFailure, v.Archive.Failure = s.LastSuccess, s.LastFailure, s.Failure
-		v.Archive.Segments, v.Archive.Failures = s.Segments, s.Failures
+		v.Archive.Segments, v.Archive.LastSuccess, v.Archive.Failure = s.Segments, s.LastSuccess, s.Failure
+		v.Archive.Failures += s.Failures
+		if !s.LastFailure.IsZero() {
+			v.Archive.LastFailure = s.LastFailure
+		}
 		v.Archive.Stopped = map[wal.Timeline]string{}
 		for tli, err := range s.Stopped {
 			v.Archive.Stopped[tli] = err.Error()

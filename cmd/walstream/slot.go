@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -24,7 +25,7 @@ func (a *app) slotCommand() *cobra.Command {
 			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotCreate) }),
 		},
 		&cobra.Command{
-			Use: "drop", Short: "Remove the slot: the server then no longer keeps WAL that is not archived", Args: wants(),
+			Use: "drop", Short: "Remove the slot from all hosts: they then no longer keep WAL that is not archived", Args: wants(),
 			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotDrop) }),
 		},
 	)
@@ -98,13 +99,30 @@ func (a *app) slotCreate(ctx context.Context, slot receiver.Slot) error {
 	return err
 }
 
+// slotDrop removes the slot from all hosts: receive keeps it on the standbys
+// too.
 func (a *app) slotDrop(ctx context.Context, slot receiver.Slot) error {
-	err := slot.Drop(ctx)
-	switch pg.Code(err) {
-	case pg.CodeUndefinedObject:
-		return fmt.Errorf("slot %q does not exist", slot.Name)
-	case pg.CodeObjectInUse:
-		return hint.With(fmt.Errorf("slot %q is in use: %w", slot.Name, err), "end the connection that uses it: SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s;", pg.QuoteLiteral(slot.Name))
+	hosts, err := slot.Options.Hosts()
+	if err != nil {
+		return err
+	}
+	dropped := 0
+	for _, o := range hosts {
+		o.AllowStandby = len(hosts) > 1
+		switch oneErr := (receiver.Slot{Options: o, Name: slot.Name}).Drop(ctx); pg.Code(oneErr) {
+		case pg.CodeUndefinedObject: // one host may lack it
+		case pg.CodeObjectInUse:
+			err = errors.Join(err, hint.With(fmt.Errorf("slot %q is in use: %w", slot.Name, oneErr),
+				"end the connection that uses it: SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s;", pg.QuoteLiteral(slot.Name)))
+		default:
+			err = errors.Join(err, oneErr)
+			if oneErr == nil {
+				dropped++
+			}
+		}
+	}
+	if err == nil && dropped == 0 {
+		err = fmt.Errorf("slot %q does not exist", slot.Name)
 	}
 	if err != nil {
 		return err

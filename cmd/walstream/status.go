@@ -117,6 +117,7 @@ type looker struct {
 
 	backup  *backupView
 	windows []recovery.Window
+	gaps    []gapView
 	read    time.Time // when they were
 	err     error     // and what was in the way
 }
@@ -133,9 +134,6 @@ func (l *looker) look(ctx context.Context) (*statusView, error) {
 		if v, err = leftBehind(ctx, l.conf, arch, archErr); err != nil {
 			return nil, err
 		}
-		if archErr == nil {
-			v.Gaps, archErr = findGaps(ctx, arch)
-		}
 	}
 	if archErr == nil && time.Since(l.read) > archiveInterval {
 		l.read = time.Now()
@@ -143,10 +141,17 @@ func (l *looker) look(ctx context.Context) (*statusView, error) {
 		if l.err == nil {
 			l.windows, l.err = sourceToLookAt(l.conf, arch).Windows(ctx)
 		}
+		if l.err == nil {
+			l.gaps, l.err = findGaps(ctx, arch)
+		}
 	}
 	v.Backup, v.Recoverable = l.backup, l.windows
-	if err := cmp.Or(archErr, l.err); err != nil && v.Archive.Failure == nil {
+	if !v.Running {
+		v.Gaps = l.gaps
+	}
+	if err := cmp.Or(archErr, l.err); err != nil && v.Archive.Failure == nil { // else the receiver says so
 		v.Archive.Failure = v.Archive.Failure.Again(err, time.Now().UTC())
+		v.Problems = append(v.Problems, "the archive cannot be looked at: "+err.Error())
 	}
 	return v, nil
 }
@@ -190,12 +195,10 @@ func leftBehind(ctx context.Context, c *config.Loaded, arch *archive.Archive, ar
 	if err != nil {
 		return nil, err
 	}
-	if archErr != nil {
-		v.Problems = append(v.Problems, archErr.Error())
-	} else if v.ArchivedLSN, err = archivedUpTo(ctx, arch, history); err != nil {
-		return nil, err
+	if archErr == nil {
+		v.ArchivedLSN, err = archivedUpTo(ctx, arch, history)
 	}
-	return v, v.readSpool(view)
+	return v, errors.Join(err, v.readSpool(view))
 }
 
 // newestHistory is that of the newest timeline of which a spool has one.

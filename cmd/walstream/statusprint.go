@@ -33,7 +33,10 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 		table.Row("slot", lsnText(v.Slot.RestartLSN), v.slotText())
 	}
 	backup := "none yet; take one: walstream backup"
-	if v.Backup != nil {
+	switch {
+	case v.Backup == nil && v.Archive.Failure != nil:
+		backup = "not known"
+	case v.Backup != nil:
 		backup = v.Backup.ID + ", " + term.Size(v.Backup.PlainBytes) + ", finished " + term.Age(v.Backup.Finished, now)
 	}
 	table.Row("backup", backup)

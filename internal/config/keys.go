@@ -60,7 +60,7 @@ func CompressionLevels() []string { return []string{"fastest", "default", "bette
 func Keys() []Key {
 	return []Key{
 		{Path: "dbname", Flag: "dbname", Short: "d", secrets: true,
-			Help: "how to reach the primary: libpq connection string or URL",
+			Help: "how to reach the primary, and its standbys: libpq connection string or URL",
 			set:  func(c *Config, s string) error { c.DBName = s; return nil }},
 		{Path: "archive", Flag: "archive", relative: true, secrets: true,
 			Help: "directory of the archive",

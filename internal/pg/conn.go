@@ -65,7 +65,7 @@ func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	cfg.RuntimeParams["replication"] = "true"
-	return connect(ctx, cfg, o.AllowStandby)
+	return connect(ctx, cfg, o)
 }
 
 // ConnectSQL opens an ordinary connection to the conninfo's database, or to
@@ -86,7 +86,7 @@ func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connect(ctx, cfg, o.AllowStandby)
+	return connect(ctx, cfg, o)
 }
 
 // Name is the application name that a connection with these options reports.
@@ -98,11 +98,15 @@ func (o Options) Name() (string, error) {
 	return cfg.RuntimeParams["application_name"], nil
 }
 
-func connect(ctx context.Context, cfg *pgconn.Config, allowStandby bool) (*Conn, error) {
+// dialTimeout is for one of several hosts: one that was switched off must not
+// hide for long that another has taken over.
+const dialTimeout = 2500 * time.Millisecond
+
+func connect(ctx context.Context, cfg *pgconn.Config, o Options) (*Conn, error) {
 	// The driver's own check of target_session_attrs would fail on a
 	// walsender: it sends lower-case SHOW or SQL.
 	cfg.ValidateConnect = func(ctx context.Context, c *pgconn.PgConn) error {
-		if allowStandby {
+		if o.AllowStandby {
 			return nil
 		}
 		standby, err := (&Conn{c}).InRecovery(ctx)
@@ -114,6 +118,9 @@ func connect(ctx context.Context, cfg *pgconn.Config, allowStandby bool) (*Conn,
 	// A peer that vanished is noticed within about a minute.
 	dialer := net.Dialer{Timeout: cfg.ConnectTimeout, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}
+	if o.Host != "" && dialer.Timeout == 0 {
+		dialer.Timeout = dialTimeout
+	}
 	cfg.DialFunc = dialer.DialContext
 	c, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {

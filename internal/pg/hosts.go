@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Hosts returns options for each host of the conninfo alone, in its order.
-// What a host name resolves to is not told apart.
+// Hosts returns options for each host of the conninfo alone, in its order; o
+// itself when there is only one. What a name resolves to is not told apart.
 func (o Options) Hosts() ([]Options, error) {
 	cfg, err := parse(o, "replication")
 	if err != nil {
@@ -20,6 +20,9 @@ func (o Options) Hosts() ([]Options, error) {
 		if !slices.Contains(list, o) {
 			list = append(list, o)
 		}
+	}
+	if len(list) == 1 {
+		list[0].Host = ""
 	}
 	return list, nil
 }

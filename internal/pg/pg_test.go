@@ -125,14 +125,12 @@ func TestNoWALSenders(t *testing.T) {
 }
 
 // TestStandby: a server in recovery is refused by both kinds of connection
-// unless it is asked for, and passed over when another host is a primary.
+// unless it is asked for, and passed over when another host is a primary. When
+// it has been promoted, the old primary is passed over.
 func TestStandby(t *testing.T) {
 	clearEnv(t)
 	c := testkit.Start(t, testkit.Config{})
-	dir := filepath.Join(testkit.Dir(t), "data")
-	testkit.Run(t, filepath.Join(c.Bin, "pg_basebackup"), "-d", c.Conninfo(), "-D", dir, "-R", "-c", "fast")
-	s := testkit.Adopt(t, dir)
-	s.Start()
+	s := c.Standby()
 	open := map[string]func(context.Context, Options) (*Conn, error){"replication": ConnectReplication, "sql": ConnectSQL}
 	for name, connect := range open {
 		if _, err := connect(ctx(t), Options{Conninfo: s.Conninfo()}); !errors.Is(err, ErrStandby) || !Definite(err) || len(hint.Of(err)) == 0 {
@@ -143,15 +141,72 @@ func TestStandby(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Done()
-		both := strings.Replace(s.Conninfo(), "host="+s.SocketDir, "host="+s.SocketDir+","+c.SocketDir, 1)
-		conn, err = connect(ctx(t), Options{Conninfo: both})
+		leadTo(t, connect, c, s, c)
+	}
+	s.Promote()
+	for _, connect := range open {
+		leadTo(t, connect, s, s, c)
+		leadTo(t, connect, s, c, s)
+	}
+	c.Stop(2)
+	leadTo(t, ConnectSQL, s, c, s)
+	s.Stop(2)
+	_, err := ConnectReplication(ctx(t), Options{Conninfo: together(c, s)})
+	if err == nil || Definite(err) || !strings.Contains(err.Error(), c.SocketDir) || !strings.Contains(err.Error(), s.SocketDir) {
+		t.Errorf("no host answers: %v", err)
+	}
+}
+
+// together is the conninfo that names the hosts.
+func together(list ...*testkit.Cluster) string {
+	var dirs []string
+	for _, c := range list {
+		dirs = append(dirs, c.SocketDir)
+	}
+	return "host=" + strings.Join(dirs, ",") + " port=5432 user=postgres"
+}
+
+func leadTo(t *testing.T, connect func(context.Context, Options) (*Conn, error), want *testkit.Cluster, list ...*testkit.Cluster) {
+	t.Helper()
+	conn, err := connect(ctx(t), Options{Conninfo: together(list...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(conn.Address(), want.SocketDir) {
+		t.Errorf("chose %s, the primary is %s", conn.Address(), want.SocketDir)
+	}
+	conn.Done()
+}
+
+func TestHosts(t *testing.T) {
+	clearEnv(t)
+	for conninfo, want := range map[string][]string{
+		"host=a": {""}, "host=a,b port=1": {"a:1", "b:1"}, "host=/s,b port=1,2": {"/s/.s.PGSQL.1", "b:2"},
+		"postgres://u@a:1,b:2,a:1/": {"a:1", "b:2"}, "host=a,a port=1": {""},
+	} {
+		hosts, err := Options{Conninfo: conninfo}.Hosts()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(conn.Address(), c.SocketDir) {
-			t.Errorf("%s: chose %s, the primary is %s", name, conn.Address(), c.SocketDir)
+		var got []string
+		for _, o := range hosts {
+			got = append(got, o.Host)
+			cfg, err := parse(o, "x")
+			if err != nil || o.Host != "" && Address(cfg) != o.Host {
+				t.Errorf("%s: %s leads to %s, %v", conninfo, o.Host, Address(cfg), err)
+			}
+			for _, way := range cfg.Fallbacks {
+				if o.Host != "" && address(way.Host, way.Port) != o.Host {
+					t.Errorf("%s: %s leads to %s too", conninfo, o.Host, way.Host)
+				}
+			}
 		}
-		conn.Done()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", conninfo, diff)
+		}
+	}
+	if _, err := parse(Options{Conninfo: "host=a", Host: "b:1"}, "x"); err == nil {
+		t.Error("a host that is not there")
 	}
 }
 

@@ -14,9 +14,12 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// surveyGrace is how long the hosts that have not answered are waited for once
-// a primary has: after a failover the old one may be silent for ever.
-const surveyGrace = 1500 * time.Millisecond
+// How long the hosts that have not answered are waited for once a primary or a
+// standby has: after a failover the old primary may be silent for ever.
+const (
+	primaryGrace = 1500 * time.Millisecond
+	standbyGrace = 5 * time.Second
+)
 
 // Server is a host that answered, and who it is.
 type Server struct {
@@ -101,8 +104,8 @@ func (s *Server) Superseded(newer wal.Timeline, where string) error {
 
 // Survey looks at all hosts at once. It returns those that answered, the
 // newest timeline first, which the caller closes, and why others did not. Once
-// a primary has answered the others have little time left. A standby counts as
-// an answer if there are several hosts.
+// one has answered the others have little time left. A standby counts as an
+// answer if there are several hosts.
 func Survey(ctx context.Context, hosts []Options) ([]*Server, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -122,14 +125,16 @@ func Survey(ctx context.Context, hosts []Options) ([]*Server, error) {
 	var failed []error
 	for range hosts {
 		a := <-answers
-		switch {
-		case a.err != nil:
+		if a.err != nil {
 			failed = append(failed, a.err)
 			continue
-		case !a.Standby:
-			defer time.AfterFunc(surveyGrace, cancel).Stop()
 		}
 		servers = append(servers, a.Server)
+		grace := primaryGrace
+		if a.Standby {
+			grace = standbyGrace
+		}
+		defer time.AfterFunc(grace, cancel).Stop()
 	}
 	slices.SortStableFunc(servers, func(a, b *Server) int { return cmp.Compare(b.System.Timeline, a.System.Timeline) })
 	return servers, silent(failed)

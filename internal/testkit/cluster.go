@@ -28,6 +28,8 @@ type Config struct {
 	Checksums bool
 	// Durable leaves fsync on. Tests that do not cut the power need none.
 	Durable bool
+	// TCP is [Cluster.ListenTCP] before the start.
+	TCP bool
 }
 
 // Cluster is a running PostgreSQL server on a unix socket of its own. It is
@@ -37,11 +39,13 @@ type Cluster struct {
 	SocketDir string
 	Bin       string // directory of the server programs
 	Major     int    // PostgreSQL's major version
+	Port      int    // of the socket, and with ListenTCP on 127.0.0.1
 
 	t    testing.TB
 	cmd  *exec.Cmd
 	exit chan struct{}
 	log  string
+	tcp  bool
 }
 
 // Start makes a cluster with initdb and starts it.
@@ -68,6 +72,9 @@ func Start(t testing.TB, cfg Config) *Cluster {
 		settings = append(settings, "fsync = off")
 	}
 	c.Configure(append(settings, cfg.Settings...)...)
+	if cfg.TCP {
+		c.ListenTCP()
+	}
 	c.Start()
 	return c
 }
@@ -94,8 +101,12 @@ func newCluster(t testing.TB, dir, dataDir, bin string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Cluster{DataDir: dataDir, SocketDir: dir, Bin: bin, Major: major, t: t, log: filepath.Join(dir, "log")}
+	return &Cluster{DataDir: dataDir, SocketDir: dir, Bin: bin, Major: major, Port: 5432, t: t, log: filepath.Join(dir, "log")}
 }
+
+// ListenTCP makes the server listen on a free port of 127.0.0.1 too, from its
+// next start on.
+func (c *Cluster) ListenTCP() { c.tcp, c.Port = true, FreePort(c.t) }
 
 // Configure appends lines to postgresql.conf; a restart or [Cluster.Reload]
 // makes them count.
@@ -136,8 +147,12 @@ func (c *Cluster) Launch() {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
+	addresses := ""
+	if c.tcp {
+		addresses = "127.0.0.1"
+	}
 	c.cmd = Command(c.t, filepath.Join(c.Bin, "postgres"), "-D", c.DataDir,
-		"-c", "unix_socket_directories="+c.SocketDir, "-c", "listen_addresses=", "-c", "port=5432")
+		"-c", "unix_socket_directories="+c.SocketDir, "-c", "listen_addresses="+addresses, "-c", fmt.Sprintf("port=%d", c.Port))
 	c.cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT // immediate shutdown takes the children along
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	if err := c.cmd.Start(); err != nil {
@@ -254,7 +269,7 @@ func (c *Cluster) Log() string {
 
 // Conninfo leads to the server, as superuser.
 func (c *Cluster) Conninfo() string {
-	return "host=" + c.SocketDir + " port=5432 user=postgres"
+	return fmt.Sprintf("host=%s port=%d user=postgres", c.SocketDir, c.Port)
 }
 
 // Query runs SQL by the simple protocol in database postgres and returns the

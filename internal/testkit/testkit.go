@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -166,8 +167,19 @@ func Wait(t testing.TB, what string, done func() (ok bool, detail string)) {
 	}
 }
 
-// Build compiles the walstream binary into dir, for everyone to run. flags are
-// those of go build.
+// FreePort is a TCP port on 127.0.0.1 that nobody listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Build compiles the walstream binary into dir, for everyone to run; flags are
+// for go build.
 func Build(dir string, flags ...string) (path string, err error) {
 	path = filepath.Join(dir, "walstream")
 	args := append([]string{"build", "-o", path}, flags...)
