@@ -124,13 +124,13 @@ func Own(t testing.TB, path string) {
 }
 
 // Command prepares a program to run as the unprivileged user. It dies with
-// the test process.
+// the test process. Receivers beside each other serve HTTP on ports of their own.
 func Command(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: Unprivileged(t), Pdeathsig: syscall.SIGKILL}
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "LC_ALL=C", "WALSTREAM_HTTP_LISTEN=127.0.0.1:0")
 	return cmd
 }
 
