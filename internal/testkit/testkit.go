@@ -178,11 +178,12 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Build compiles the walstream binary into dir, for everyone to run; flags are
-// for go build.
+// Build compiles the walstream binary into dir, for everyone to run. flags are
+// those of go build.
 func Build(dir string, flags ...string) (path string, err error) {
 	path = filepath.Join(dir, "walstream")
-	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "github.com/walstream/walstream/cmd/walstream")...)
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, "github.com/walstream/walstream/cmd/walstream")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
