@@ -24,28 +24,27 @@ type wire interface {
 	abort()
 }
 
-// newWire takes conn over. Without TLS it is taken from the runtime too:
-// waiting in the system call itself spares two switches of threads for each
-// commit.
+// newWire takes conn over, or closes it. Without TLS it is taken from the
+// runtime too: waiting in the system call itself spares two switches of threads
+// for each commit.
 func newWire(conn net.Conn, silence time.Duration) (wire, error) {
 	plain, ok := conn.(syscall.Conn)
 	if !ok {
 		return &patientConn{Conn: conn, silence: silence}, nil
 	}
-	raw, err := plain.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
 	s := &socket{patience: silence, short: true}
-	var derr error
-	// A duplicate, because the runtime's poller would wake up with each
-	// message as long as it knows of the connection.
-	err = raw.Control(func(fd uintptr) { s.fd, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, derr); err != nil {
+	raw, err := plain.SyscallConn()
+	if err == nil {
+		// A duplicate, because the runtime's poller would wake up with each
+		// message as long as it knows of the connection.
+		cerr := raw.Control(func(fd uintptr) { s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+		err = errors.Join(cerr, err)
+	}
+	if err = errors.Join(err, conn.Close()); err != nil {
 		return nil, err
 	}
 	patience := unix.NsecToTimeval(silence.Nanoseconds())
-	err = errors.Join(conn.Close(), unix.SetNonblock(s.fd, false),
+	err = errors.Join(unix.SetNonblock(s.fd, false),
 		unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
 		unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
 	if err != nil {

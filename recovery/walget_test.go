@@ -374,6 +374,15 @@ func TestWalGetFromSpool(t *testing.T) {
 		t.Errorf("%#x bytes of a record chain that ends within %#x", n, 0x90004)
 	}
 
+	// The next file, made before the segment is complete, is no later WAL.
+	for _, next := range [][]byte{make([]byte, testSize), sixth} {
+		g.withPlan(t, nil, map[string][]byte{seg(1, 4): nth(g.wal, 3), seg(1, 5) + ".partial": padded(fifth, 0x90004), seg(1, 6) + ".partial": next})
+		if out, err := g.ask(g.store, seg(1, 5)); out != Delivered {
+			t.Error(err)
+		}
+		g.expect(t, g.store, seg(1, 6), Absent, nil)
+	}
+
 	// Damage in the spool is trouble, not absence.
 	broken := bytes.Clone(fifth)
 	broken[100_000] ^= 1

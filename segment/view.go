@@ -22,7 +22,9 @@ type SpoolView struct {
 	// position. Ahead is not set.
 	Sealed []Sealed
 	// Partials is the unfinished segments, in the same order. Their To is
-	// zero: [SpoolView.Valid] finds it.
+	// zero: [SpoolView.Valid] finds it. The file of a segment that is made
+	// before the one before it is complete is none: nothing in it was
+	// acknowledged.
 	Partials []Sealed
 }
 
@@ -70,6 +72,12 @@ func (v *SpoolView) read(fsys fsx.FS, dir string) error {
 		}
 	}
 	slices.SortFunc(v.Sealed, compareSealed)
+	slices.SortFunc(v.Partials, compareSealed)
+	all := slices.Clone(v.Partials)
+	v.Partials = slices.DeleteFunc(v.Partials, func(p Sealed) bool {
+		before := ID{p.ID.Timeline, p.ID.No - 1}
+		return slices.ContainsFunc(all, func(q Sealed) bool { return q.ID == before })
+	})
 	return nil
 }
 

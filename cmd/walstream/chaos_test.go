@@ -35,6 +35,7 @@ type chaosRound struct {
 	disks    [2]*chaos.Disk // of the spool and of the archive, or one for both
 	service  *service
 	wire     *wire
+	second   *wire            // to the standby, if the receiver is told of both
 	standby  *testkit.Cluster // nil after its promotion
 	clients  *clients
 	tally    *tally
@@ -162,7 +163,13 @@ func newChaosRound(t *testing.T, bin string, seed uint64, proxy *toxiproxy) *cha
 		"wal_retrieve_retry_interval = 200ms", "log_checkpoints = off",
 	}})
 	r.wire = proxy.wire(t, fmt.Sprint("seed-", seed), r.primary)
-	r.env = []string{fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock"), fmt.Sprintf("WALSTREAM_DBNAME=host=127.0.0.1 port=%d user=postgres", r.wire.port)}
+	r.dbname = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", r.wire.port)
+	if r.rnd.IntN(2) == 0 {
+		r.second = proxy.wire(t, fmt.Sprint("second-", seed), r.primary)
+		r.second.set(map[string]any{"enabled": false}) // until there is a standby
+		r.dbname = fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres", r.wire.port, r.second.port)
+	}
+	r.env = []string{fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock")}
 	return r
 }
 
@@ -236,6 +243,9 @@ func (r *chaosRound) begin() {
 	r.standby.ListenTCP()
 	r.standby.Configure(fmt.Sprintf("restore_command = 'WALSTREAM_ARCHIVE=%s WALSTREAM_SPOOL=%s %s wal-get %%f %%p || { [ $? -eq 1 ] && exit 1; exit 200; }'", r.archive, r.spool, r.bin))
 	r.standby.Start()
+	if r.second != nil {
+		r.second.set(map[string]any{"upstream": address(r.standby), "enabled": true})
+	}
 	r.clients = startClients(r.t, r.dir, r.primary, 4)
 }
 

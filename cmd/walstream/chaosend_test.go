@@ -38,6 +38,9 @@ func (r *chaosRound) finish() {
 	end.do(r)
 	r.clients.stop()
 	r.wire.set(map[string]any{"enabled": false})
+	if r.standby != nil {
+		r.standby.Stop(syscall.SIGQUIT) // nobody promotes it any more
+	}
 	r.clear()
 	acked := r.clients.logged(r.t)
 	r.tally.acked = len(acked)
@@ -157,7 +160,7 @@ func (r *chaosRound) holes() []string {
 	ends := map[wal.Timeline]wal.LSN{}
 	for _, run := range list.WAL {
 		end, begun := ends[run.Timeline]
-		if run.State == "missing" || begun && size.Floor(run.From) > end {
+		if run.State == "missing" || run.State == "gap" || begun && size.Floor(run.From) > end {
 			found = append(found, fmt.Sprintf("timeline %s, before %s: %s %s .. %s", run.Timeline, run.To, run.State, run.First, run.Last))
 		}
 		ends[run.Timeline] = max(end, run.To)

@@ -193,8 +193,10 @@ func (r *chaosRound) deleteSpool() {
 	}
 	// What is acknowledged from now on goes into a file without a name, until
 	// the receiver needs a new one. The slot has it all.
-	testkit.Wait(r.t, "the receiver to see that its spool is gone", func() (bool, string) {
-		return exists(filepath.Join(r.spool, "walstream.json")) && r.service.started() > before, r.service.output()
+	testkit.Wait(r.t, "the receiver to see that its spool is gone", func() (bool, string) { return r.service.started() > before, r.service.output() })
+	r.clear() // a receiver without a spool has to see the archive
+	testkit.Wait(r.t, "a new spool", func() (bool, string) {
+		return exists(filepath.Join(r.spool, "walstream.json")), r.service.output()
 	})
 }
 
@@ -325,7 +327,11 @@ func (r *chaosRound) promote() {
 		return state == "f", fmt.Sprintf("%s %v\n%s", state, err, s.Log())
 	})
 	r.primary, r.standby = s, nil
-	r.wire.point(s)
+	if r.second != nil { // the receiver knows of both
+		r.wire = r.second
+	} else {
+		r.wire.point(s)
+	}
 	r.clients.point(s)
 }
 

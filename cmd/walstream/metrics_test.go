@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/fsx"
@@ -141,6 +142,22 @@ func TestMonitoringIsComplete(t *testing.T) {
 	for _, name := range regexp.MustCompile(`walstream_\w+`).FindAllString(doc, -1) {
 		if !slices.Contains(metricNames(), strings.TrimSuffix(name, "_bucket")) {
 			t.Errorf("there is no %s", name)
+		}
+	}
+	var rules struct {
+		Groups []struct {
+			Name  string
+			Rules []struct{ Alert, Expr, For string }
+		}
+	}
+	dec := yaml.NewDecoder(strings.NewReader(fence.FindStringSubmatch(doc)[1]))
+	dec.KnownFields(true)
+	if err := dec.Decode(&rules); err != nil || len(rules.Groups) != 1 || len(rules.Groups[0].Rules) < 8 {
+		t.Fatalf("%v %+v", err, rules)
+	}
+	for _, r := range rules.Groups[0].Rules {
+		if !strings.HasPrefix(r.Alert, "Walstream") || !strings.Contains(r.Expr, "walstream_") {
+			t.Errorf("%+v", r)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func newWorld(t *testing.T, cfg testkit.Config) *world {
 func (w *world) command(args ...string) *exec.Cmd {
 	cmd := testkit.Command(w.t, w.bin, args...)
 	cmd.Env = append(cmd.Env, "WALSTREAM_ARCHIVE="+w.archive, "WALSTREAM_SPOOL="+w.spool,
-		"WALSTREAM_DBNAME="+cmp.Or(w.dbname, w.primary.Conninfo()), "WALSTREAM_HTTP_LISTEN=127.0.0.1:0", "TZ=UTC")
+		"WALSTREAM_DBNAME="+cmp.Or(w.dbname, w.primary.Conninfo()), "TZ=UTC")
 	cmd.Env = append(cmd.Env, w.env...)
 	return cmd
 }

@@ -124,13 +124,13 @@ func Own(t testing.TB, path string) {
 }
 
 // Command prepares a program to run as the unprivileged user. It dies with
-// the test process.
+// the test process. Receivers beside each other serve HTTP on ports of their own.
 func Command(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: Unprivileged(t), Pdeathsig: syscall.SIGKILL}
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "LC_ALL=C", "WALSTREAM_HTTP_LISTEN=127.0.0.1:0")
 	return cmd
 }
 
@@ -178,8 +178,8 @@ func FreePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Build compiles the walstream binary into dir, for everyone to run; flags are
-// for go build.
+// Build compiles the walstream binary into dir, for everyone to run. flags are
+// those of go build.
 func Build(dir string, flags ...string) (path string, err error) {
 	path = filepath.Join(dir, "walstream")
 	args := append([]string{"build", "-o", path}, flags...)
