@@ -132,8 +132,12 @@ func (s *Spool) recoverPartial(id ID) error {
 // the one behind it, so that first is a complete one.
 func (s *Spool) continues(first, second ID) bool {
 	partial := func(id ID) Sealed { return Sealed{ID: id, Path: s.partialPath(id), fsys: s.fsys} }
-	end, _, err := chainEnd(s.id, append(s.lead(first), partial(first)), partial(second))
-	return err == nil && end > second.Start(s.size)
+	lead := s.lead(first)
+	if _, sure, err := chainEnd(s.id, lead, partial(first)); err != nil || !sure {
+		return false // a record at its beginning may lack bytes
+	}
+	end, sure, err := chainEnd(s.id, append(lead, partial(first)), partial(second))
+	return err == nil && sure && end > second.Start(s.size)
 }
 
 // lead is the complete segments before id with which a reader has to begin;
