@@ -11,8 +11,9 @@
 //   - P8. A server of another cluster is refused before a byte is stored.
 //
 // The reading order is the running order: receiver.go (reconnecting),
-// session.go (one connection), timeline.go (what to stream next), stream.go
-// (frames into the sink, group commit), feedback.go (status), hold.go.
+// hosts.go (which server), session.go (one connection), timeline.go (what to
+// stream next), stream.go (frames into the sink, group commit), feedback.go
+// (status), hold.go.
 //
 // Facts about the protocol are those of PostgreSQL's
 // src/backend/replication/walsender.c.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -53,8 +54,8 @@ func (e *BranchError) Error() string {
 	return fmt.Sprintf("the server is on timeline %s, which does not descend from %s", e.Server, e.Ours)
 }
 
-// alarming says whether err is a state of the server that somebody should
-// look at, rather than a connection that failed.
+// alarming says whether err is a state of the server, or of the sink's disk,
+// that somebody should look at, rather than a connection that failed.
 func alarming(err error) bool {
 	var behind *BehindError
 	var branch *BranchError
@@ -71,8 +72,9 @@ func (e *sinkError) Error() string { return e.err.Error() }
 func (e *sinkError) Unwrap() error { return e.err }
 
 func fromSink(err error) error {
-	if err == nil {
-		return nil
+	var full *segment.FullError
+	if err == nil || errors.As(err, &full) {
+		return err
 	}
 	return &sinkError{err}
 }

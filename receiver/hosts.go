@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,6 +20,9 @@ func (r *Receiver) connect(ctx context.Context) (*pg.Server, error) {
 	var foreign error
 	for _, s := range servers {
 		foreign = cmp.Or(foreign, s.Identity.Match("server "+s.Address(), servers[0].Identity))
+		if r.sink != nil && s.Standby {
+			failed = errors.Join(failed, r.remember(ctx, s))
+		}
 	}
 	return pg.Choose(servers, failed, func(s *pg.Server) error {
 		if r.sink == nil { // whose WAL is here is not known yet
@@ -26,6 +30,21 @@ func (r *Receiver) connect(ctx context.Context) (*pg.Server, error) {
 		}
 		return r.suits(ctx, s)
 	})
+}
+
+// remember makes the history of a timeline that goes on from ours durable, so
+// that an old primary is known for one even when this server is away.
+func (r *Receiver) remember(ctx context.Context, srv *pg.Server) error {
+	have, held := r.sink.Resume()
+	if !held || srv.System.Timeline <= have.Timeline || srv.Identity != r.identity {
+		return nil
+	}
+	_, branch := nextStep(srv.History, srv.System.FlushLSN, have, r.identity.SegmentSize)
+	_, known := r.sink.History(srv.System.Timeline)
+	if branch == nil && errors.Is(known, fs.ErrNotExist) {
+		return saveHistories(ctx, srv, r.sink)
+	}
+	return nil
 }
 
 // suits refuses a server that nothing may be acknowledged to: one of another
@@ -99,8 +118,6 @@ func (r *Receiver) newNeighbour(o pg.Options, primary *pg.Server) *neighbour {
 
 func (n *neighbour) run(ctx context.Context) error {
 	defer n.close()
-	t := time.NewTicker(n.every)
-	defer t.Stop()
 	for {
 		err := n.look(ctx)
 		var superseded *pg.SupersededError
@@ -111,10 +128,14 @@ func (n *neighbour) run(ctx context.Context) error {
 			return nil
 		}
 		n.report(err)
+		pause := n.every
+		if pg.Definite(err) { // spare its log
+			pause = n.slotEvery
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-t.C:
+		case <-time.After(pause):
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -152,6 +153,10 @@ func TestNothingAcknowledgedToOldPrimary(t *testing.T) {
 	cfg.WatchInterval = 10 * time.Millisecond
 	g := newRig(t, spoolDir(t), cfg, func(s Sink) Sink { return &stuckSink{Sink: s, sync: disk} })
 	g.wait("the alarm", func(st Status) bool { return strings.Contains(st.Alarm, "timeline 2, which descends from it") })
+	testkit.Wait(t, "the newer timeline to be remembered", func() (bool, string) {
+		names := strings.Join(readDir(t, g.dir), " ")
+		return strings.Contains(names, segment.HistoryName(2)), names
+	})
 	if n := len(old.commands()); n != 1 {
 		t.Errorf("the old primary was streamed from %d times", n)
 	}

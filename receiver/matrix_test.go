@@ -3,13 +3,18 @@
 package receiver
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 )
 
 // TestMatrix keeps the slot on servers of each major version, by SQL and by
@@ -18,6 +23,7 @@ func TestMatrix(t *testing.T) {
 	for _, major := range testkit.Majors(t) {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Run("hold", func(t *testing.T) { holdOn(t, major) })
+			t.Run("failover", func(t *testing.T) { failoverOn(t, major) })
 			t.Run("lost by sql", func(t *testing.T) { holdSlotLost(t, major, "sql", outgrown) })
 			if major >= 15 {
 				t.Run("lost by protocol", func(t *testing.T) { holdSlotLost(t, major, "protocol", outgrown) })
@@ -48,6 +54,53 @@ func holdOn(t *testing.T, major int) {
 	if err == nil || !strings.Contains(err.Error(), "slot walstream") || !strings.Contains(strings.Join(hint.Of(err), " "), "pg_hba.conf: local postgres walstream") {
 		t.Errorf("without SQL: %v, hints %q", err, hint.Of(err))
 	}
+}
+
+// failoverOn: the slot is kept on a standby, which is followed when it is
+// promoted beside its primary.
+func failoverOn(t *testing.T, major int) {
+	cfg := small
+	cfg.Major = major
+	c := testkit.Start(t, cfg)
+	s := copyOf(t, c)
+	rig := rigConfig("host=" + c.SocketDir + "," + s.SocketDir + " port=5432 user=postgres")
+	rig.SlotInterval = 100 * time.Millisecond
+	g := newRig(t, spoolDir(t), rig, nil)
+	ctx, cancel := context.WithCancel(timeout(t))
+	done := make(chan error, 1)
+	go func() { done <- g.HoldSlot().Run(ctx) }()
+	c.Psql(t, "CREATE TABLE t AS SELECT generate_series(1, 50000) i")
+	archived := currentLSN(t, c)
+	g.waitFlushed(archived)
+	s.CaughtUp(c)
+	g.HoldSlot().Advance(0, segment.Position{Timeline: 1, LSN: archived})
+	testkit.Wait(t, "the slot on the standby", func() (bool, string) {
+		at := s.Psql(t, "SELECT coalesce(max(restart_lsn), '0/0') FROM pg_replication_slots")
+		return at == archived.String(), at
+	})
+	promote(t, s)
+	s.Psql(t, "CREATE TABLE u AS SELECT generate_series(1, 50000) i")
+	g.wait("the new timeline", func(st Status) bool { return st.State == Streaming && st.Timeline == 2 })
+	g.waitFlushed(currentLSN(t, s))
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	g.stop()
+}
+
+// copyOf makes a standby that takes the files of c's WAL: not every build of
+// the servers can stream, and pg_basebackup is of one version only.
+func copyOf(t *testing.T, c *testkit.Cluster) *testkit.Cluster {
+	c.Stop(syscall.SIGINT)
+	dir := filepath.Join(testkit.Dir(t), "data")
+	testkit.Run(t, "cp", "-a", c.DataDir, dir)
+	c.Start()
+	testkit.Run(t, "touch", filepath.Join(dir, "standby.signal"))
+	s := testkit.Adopt(t, dir)
+	s.Configure("restore_command = 'cp "+c.DataDir+"/pg_wal/%f %p'", "wal_retrieve_retry_interval = 100ms", "hot_standby = on")
+	s.Start()
+	return s
 }
 
 // idle lets the slot be invalidated because nobody used it.

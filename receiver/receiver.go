@@ -15,9 +15,10 @@ import (
 )
 
 // Sink is where received WAL goes; [*segment.Spool] is one. One goroutine
-// at a time calls Resume, History, SaveHistory, Begin, Skip, Append and
-// EndTimeline; Sync and Prepare are called beside it. Any error of a sink is
-// final: nothing more is acknowledged and [Receiver.Run] returns it.
+// at a time calls Resume, History, SaveHistory, Begin, Skip, Room,
+// Append and EndTimeline; Sync and Prepare are called beside it. Any error of a
+// sink is final unless it says otherwise: nothing more is acknowledged and
+// [Receiver.Run] returns it.
 type Sink interface {
 	// Resume is the newest timeline and its durable end, false for an empty
 	// sink.
@@ -31,8 +32,12 @@ type Sink interface {
 	// Skip is Begin behind WAL that is archived, or that is gone and was
 	// recorded as a gap. Begin follows with the first bytes.
 	Skip(tli wal.Timeline, lsn wal.LSN) error
-	// Append takes bytes over; p is reused after it returns. While it waits
-	// no WAL is read, but status goes on being sent.
+	// Room waits until there is room for WAL before end and returns up to
+	// where there is. While it waits no WAL is read, but status goes on
+	// being sent. It fails when ctx ends.
+	Room(ctx context.Context, end wal.LSN) (wal.LSN, error)
+	// Append takes bytes over; p is reused after it returns. A
+	// [*segment.FullError] is not final.
 	Append(tli wal.Timeline, lsn wal.LSN, p []byte) error
 	// Sync makes durable what was appended before the call and returns the
 	// durable end.

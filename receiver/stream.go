@@ -50,6 +50,9 @@ type stream struct {
 	// watch runs beside the stream. When it fails, nothing more is
 	// acknowledged and the stream ends.
 	watch func(context.Context) error
+	// hasRoom is Sink.Room until the stream is to end, and unblock its end.
+	hasRoom func(wal.LSN) (wal.LSN, error)
+	unblock context.CancelFunc
 
 	timeline wal.Timeline
 	dirty    chan struct{} // the flusher has something to do
@@ -59,6 +62,7 @@ type stream struct {
 
 	turn      sync.Mutex // to read; it guards what follows
 	next      wal.LSN    // of the byte that comes next
+	room      wal.LSN    // up to where the sink has some
 	serverEnd wal.LSN
 	unsynced  int  // bytes that came since the reader or the flusher was to sync
 	untended  int  // bytes that came since there were chores
@@ -76,6 +80,10 @@ func (s *stream) run(ctx context.Context) error {
 	}
 	ended, end := context.WithCancel(context.Background())
 	defer end()
+	waiting, unblock := context.WithCancel(ctx)
+	defer unblock()
+	s.hasRoom = func(end wal.LSN) (wal.LSN, error) { return s.sink.Room(waiting, end) }
+	s.unblock = unblock
 	var g errgroup.Group
 	g.Go(func() error {
 		defer end()
@@ -100,6 +108,7 @@ func (s *stream) orAbort(err error) error {
 	if err != nil {
 		s.fb.close()
 		s.conn.abort()
+		s.unblock()
 	}
 	return err
 }
@@ -209,6 +218,14 @@ func (s *stream) append(m walData) error {
 			return fromSink(err)
 		}
 		s.begun = true
+	}
+	if m.end() > s.room {
+		var err error
+		if s.room, err = s.hasRoom(m.end()); errors.Is(err, context.Canceled) {
+			return err
+		} else if err != nil {
+			return fromSink(err)
+		}
 	}
 	if err := s.sink.Append(s.timeline, m.start, m.data); err != nil {
 		return fromSink(err)

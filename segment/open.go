@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/gofrs/flock"
-
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
@@ -19,7 +17,8 @@ import (
 // OpenSpool makes the directory if it is missing, locks it, pins or checks its
 // identity (a difference is a [*ForeignError]) and recovers what an earlier
 // process left. The lock is a file lock and is taken on the operating
-// system's file system only; a held one is a [*LockedError].
+// system's file system only; a held one is a [*LockedError]. Recovery needs room
+// for one segment: without it the error is a [*FullError], see [OpenDrain].
 func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	s := &Spool{
 		dir:     cfg.Dir,
@@ -32,6 +31,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 		saved:   map[wal.Timeline]savedHistory{},
 		ended:   map[wal.Timeline]wal.LSN{},
 		changed: make(chan struct{}),
+		limit:   cfg.MaxSize,
 	}
 	if s.fsys == nil {
 		s.fsys = fsx.OS{}
@@ -54,7 +54,10 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	if errors.As(err, &locked) || errors.As(err, &foreign) {
 		return nil, withHint(s.dir, err)
 	}
-	return nil, withHint(s.dir, fmt.Errorf("open spool %s: %w", s.dir, err))
+	if err = fmt.Errorf("open spool %s: %w", s.dir, err); isFull(err) {
+		err = &FullError{err}
+	}
+	return nil, withHint(s.dir, err)
 }
 
 func (s *Spool) openDir() error {
@@ -64,15 +67,9 @@ func (s *Spool) openDir() error {
 	if err := fsx.SyncParents(s.fsys, s.dir); err != nil {
 		return err
 	}
-	if _, onDisk := s.fsys.(fsx.OS); onDisk {
-		s.lock = flock.New(s.path(lockFile))
-		held, err := s.lock.TryLock()
-		if err != nil {
-			return err
-		}
-		if !held {
-			return &LockedError{Path: s.path(lockFile)}
-		}
+	var err error
+	if s.lock, err = takeLock(s.fsys, s.path(lockFile)); err != nil {
+		return err
 	}
 	return s.pin()
 }
@@ -148,7 +145,7 @@ func withHint(dir string, err error) error {
 		return hint.With(err, "set spool.dir to an empty directory for this cluster")
 	case errors.Is(err, fs.ErrPermission):
 		return hint.With(err, "%s", hint.Access(dir))
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isFull(err):
 		return hint.With(err, "make room for the spool: df -h %s", hint.Quote(dir))
 	case errors.Is(err, syscall.EROFS):
 		return hint.With(err, "%s", hint.Mount(dir))

@@ -16,14 +16,15 @@ import (
 // half of the open one is written. If all WAL before ahead is about to come,
 // and that segment is part of it, it is made at once and not filled with
 // zeros: it will be written and synced as a whole. Prepare may run beside all
-// other methods. It returns nil when ctx ends.
+// other methods. It returns nil when ctx ends, and when there is no room.
 func (s *Spool) Prepare(ctx context.Context, ahead wal.LSN) error {
 	s.spareMu.Lock()
 	defer s.spareMu.Unlock()
 	s.mu.Lock()
 	err, open, half := s.err, s.open, s.size.Offset(s.appended) >= int64(s.size)/2
+	full := s.atLimit()
 	s.mu.Unlock()
-	if err != nil || open == nil || s.spare != nil {
+	if err != nil || open == nil || s.spare != nil || full {
 		return err
 	}
 	id := ID{Timeline: open.id.Timeline, No: open.id.No + 1}
@@ -33,7 +34,8 @@ func (s *Spool) Prepare(ctx context.Context, ahead wal.LSN) error {
 	}
 	f, err := s.makePartial(ctx, id, nil, !soon)
 	if err != nil {
-		if ctx.Err() != nil {
+		var full *FullError
+		if ctx.Err() != nil || errors.As(err, &full) {
 			return nil
 		}
 		return s.fail(err)
@@ -101,7 +103,7 @@ func (s *Spool) prepare(id ID) error {
 	}
 	f, err := s.makePartial(context.Background(), id, src, true)
 	if err != nil {
-		return s.fail(err)
+		return s.failUnlessFull(err)
 	}
 	s.setOpen(&openSegment{id: id, f: f})
 	return nil
@@ -111,13 +113,16 @@ func (s *Spool) prepare(id ID) error {
 // gives, nil for nothing, and has its full size. With fill that is zeros, so
 // that an fdatasync has no metadata to write later on, otherwise a hole. What
 // was written and the name are durable when it returns. An older file of the
-// name is replaced at that moment.
+// name is replaced at that moment. A disk without room for it is a [*FullError].
 func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool) (fsx.File, error) {
 	tmp := s.partialPath(id) + tmpSuffix
 	if err := s.fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	f, err := s.fsys.Create(tmp, 0o600)
+	if isFull(err) {
+		err = &FullError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +143,8 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 	}
 	if err == nil && !mutant.NoDirSync {
 		err = s.fsys.SyncDir(s.dir)
+	} else if isFull(err) {
+		err = &FullError{err} // the file is given up; the next one is another
 	}
 	if err != nil {
 		f.Close()

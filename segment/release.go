@@ -31,6 +31,11 @@ func (s *Spool) add(p *piece) {
 		return // a remainder that was extended by nothing
 	}
 	s.pieces = slices.Insert(s.pieces, i, p)
+	s.wake()
+}
+
+// wake lets Next and Room look again. It needs mu.
+func (s *Spool) wake() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -95,6 +100,7 @@ func (s *Spool) sweep() error {
 		all = errors.Join(all, fmt.Errorf("spool %s: %w", s.dir, err))
 		return false
 	})
+	s.wake()
 	return all
 }
 

@@ -19,6 +19,8 @@ type SpoolConfig struct {
 	Dir      string
 	FS       fsx.FS // nil means the operating system's
 	Identity Identity
+	// MaxSize is the bytes that Room keeps to; zero is no limit.
+	MaxSize int64
 	// OnFlush, if set, is told how long each fdatasync of received WAL took.
 	// It is called by Sync and Append, and holds them up.
 	OnFlush func(time.Duration)
@@ -35,6 +37,8 @@ type Position struct {
 type Usage struct {
 	Bytes   int64 // of all segment files
 	Waiting int   // sealed segments and remainders that are not released
+	// FullSince is since when Room waits; zero when it does not.
+	FullSince time.Time
 }
 
 // Spool is a directory in which received WAL is made durable before it is
@@ -82,7 +86,10 @@ type Spool struct {
 	pieces   []*piece     // by timeline and LSN
 	saved    map[wal.Timeline]savedHistory
 	ended    map[wal.Timeline]wal.LSN // by EndTimeline
-	changed  chan struct{}            // closed when a piece is added
+	changed  chan struct{}            // closed when a piece is added or released
+
+	limit     int64     // of the usage, zero is none
+	fullSince time.Time // zero while Room does not wait
 }
 
 // openSegment is an unfinished segment: the file <SEGMENT>.partial.
@@ -175,19 +182,25 @@ func (s *Spool) OpenSegment() (Sealed, bool) {
 func (s *Spool) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var u Usage
+	return s.usage()
+}
+
+// usage needs mu.
+func (s *Spool) usage() Usage {
+	u := Usage{FullSince: s.fullSince}
 	for _, p := range s.pieces {
 		u.Bytes += int64(s.size)
 		if !p.released {
 			u.Waiting++
 		}
 	}
-	for _, unfinished := range []*openSegment{s.full, s.open, s.spare} {
-		if unfinished != nil {
-			u.Bytes += int64(s.size)
-		}
-	}
+	u.Bytes += int64(len(s.unfinished())) * int64(s.size)
 	return u
+}
+
+// unfinished is the files that are not sealed. It needs mu.
+func (s *Spool) unfinished() []*openSegment {
+	return slices.DeleteFunc([]*openSegment{s.full, s.open, s.spare}, func(o *openSegment) bool { return o == nil })
 }
 
 // Close gives up the files and the lock; it does not sync. The other methods
@@ -201,10 +214,8 @@ func (s *Spool) Close() error {
 		s.err = fs.ErrClosed
 	}
 	var err error
-	for _, unfinished := range []*openSegment{s.full, s.open, s.spare} {
-		if unfinished != nil {
-			err = errors.Join(err, unfinished.f.Close())
-		}
+	for _, o := range s.unfinished() {
+		err = errors.Join(err, o.f.Close())
 	}
 	s.full, s.open, s.spare = nil, nil, nil
 	if s.lock != nil {

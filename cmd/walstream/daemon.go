@@ -36,14 +36,15 @@ type daemon struct {
 
 	opened chan struct{} // closed when spool is set
 
-	mu       sync.Mutex
-	identity segment.Identity
-	spool    *segment.Spool
-	arch     *archive.Archive
-	up       *archive.Uploader
-	archAway *hint.Failure // why arch is not open, or was not
-	backup   *backupView   // the newest in arch
-	gaps     []gapView
+	mu        sync.Mutex
+	identity  segment.Identity
+	spool     *segment.Spool
+	arch      *archive.Archive
+	up        *archive.Uploader
+	archAway  *hint.Failure // why arch is not open, or was not
+	spoolFull *hint.Failure // why spool is not open although there is one
+	backup    *backupView   // the newest in arch
+	gaps      []gapView
 
 	newGap chan struct{} // wakes closeGaps
 }
@@ -69,7 +70,7 @@ func (d *daemon) reopenSpool() error {
 }
 
 func (d *daemon) openSpool(id segment.Identity) error {
-	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: d.conf.SpoolDir, Identity: id, OnFlush: d.flushes.observe, Log: d.log})
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: d.conf.SpoolDir, Identity: id, MaxSize: int64(d.conf.SpoolMax), OnFlush: d.flushes.observe, Log: d.log})
 	if err != nil {
 		return err
 	}
@@ -166,10 +167,6 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	level, err := archive.ParseLevel(d.conf.CompressionLevel)
-	if err != nil {
-		return err
-	}
 	arch, err := d.awaitArchive(ctx)
 	if err != nil {
 		return err
@@ -177,18 +174,28 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	if err := d.lookBack(ctx, arch); err != nil {
 		return err
 	}
-	up := archive.NewUploader(archive.UploaderConfig{
-		Archive: arch, Source: d.spool, Level: level, Log: d.log,
-		OnConfirmed: func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) },
-	})
-	d.mu.Lock()
-	d.arch, d.up = arch, up
-	d.mu.Unlock()
+	up, err := d.uploader(arch, d.spool, func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) })
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return up.Run(ctx) })
 	g.Go(func() error { return d.watchBackups(ctx, arch) })
 	g.Go(func() error { return d.closeGaps(ctx, arch) })
 	return g.Wait()
+}
+
+// uploader makes the uploader that status tells of.
+func (d *daemon) uploader(arch *archive.Archive, from archive.Source, confirmed func(wal.Timeline, wal.LSN)) (*archive.Uploader, error) {
+	level, err := archive.ParseLevel(d.conf.CompressionLevel)
+	if err != nil {
+		return nil, err
+	}
+	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, Log: d.log})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.arch, d.up = arch, up
+	return up, nil
 }
 
 // watchBackups looks each minute for the newest backup. It reads backups only

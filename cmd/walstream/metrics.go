@@ -45,6 +45,8 @@ func metrics() []metric {
 			func(v *statusView) (float64, bool) { return timestamp(v.Archive.LastSuccess) }},
 		{"walstream_spool_bytes", "Disk space of the segments in the spool.", gauge,
 			func(v *statusView) (float64, bool) { return float64(v.Spool.Bytes), v.Spool.open }},
+		{"walstream_spool_limit_bytes", "What the spool may take: spool.max_size. Absent without a limit.", gauge,
+			func(v *statusView) (float64, bool) { return float64(v.Spool.Limit), v.Spool.Limit > 0 }},
 		{"walstream_spool_segments", "Segments in the spool that wait for the archive.", gauge,
 			func(v *statusView) (float64, bool) { return float64(v.Spool.Waiting), v.Spool.open }},
 		{"walstream_slot_retained_bytes", "WAL that the replication slot keeps on the primary.", gauge,

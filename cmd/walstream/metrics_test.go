@@ -37,7 +37,7 @@ func metricNames() []string {
 		walstream_flushed_lsn_bytes walstream_gap_segments walstream_lag_seconds walstream_last_backup_timestamp_seconds
 		walstream_received_bytes_total walstream_received_lsn_bytes walstream_reconnects_total
 		walstream_segments_archived_total walstream_server_lsn_bytes walstream_slot_holding
-		walstream_slot_retained_bytes walstream_spool_bytes walstream_spool_segments
+		walstream_slot_retained_bytes walstream_spool_bytes walstream_spool_limit_bytes walstream_spool_segments
 		walstream_streaming walstream_synchronous walstream_timeline`)
 }
 
@@ -75,7 +75,7 @@ func TestMetricValues(t *testing.T) {
 		SyncState: "quorum", LagSeconds: &half, LagBytes: &no, ArchivedLSN: 0x2000,
 		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{Name: "s", Exists: true, RestartLSN: 0x1000}, Looked: began},
 		Archive: archiveView{LastSuccess: began, LastFailure: began.Add(1500 * time.Millisecond), Segments: 4, Failures: 5},
-		Spool:   spoolView{open: true, Bytes: 1 << 20, Waiting: 6},
+		Spool:   spoolView{open: true, Bytes: 1 << 20, Limit: 1 << 30, Waiting: 6},
 		Gaps:    []gapView{{Segments: 7}, {Segments: 8, Closed: true}},
 		Backup:  &backupView{Started: began, Finished: began.Add(time.Minute), PlainBytes: 99},
 	}
@@ -87,7 +87,7 @@ func TestMetricValues(t *testing.T) {
 		"walstream_flushed_lsn_bytes": 0x3000, "walstream_gap_segments": 7, "walstream_lag_seconds": 0.5, "walstream_last_backup_timestamp_seconds": at + 60,
 		"walstream_received_bytes_total": 77, "walstream_received_lsn_bytes": 0x4000, "walstream_reconnects_total": 2,
 		"walstream_segments_archived_total": 4, "walstream_server_lsn_bytes": 0x5000, "walstream_slot_holding": 1,
-		"walstream_slot_retained_bytes": 0x4000, "walstream_spool_bytes": 1 << 20, "walstream_spool_segments": 6,
+		"walstream_slot_retained_bytes": 0x4000, "walstream_spool_bytes": 1 << 20, "walstream_spool_limit_bytes": 1 << 30, "walstream_spool_segments": 6,
 		"walstream_streaming": 1, "walstream_synchronous": 1, "walstream_timeline": 3,
 	}
 	got := gathered(t, v)

@@ -12,6 +12,7 @@ import (
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -77,8 +78,10 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 // the stream ends, then what it left is archived, then the slot moves a last
 // time, then the spool is closed.
 func (d *daemon) run(ctx context.Context) (err error) {
-	if err := d.reopenSpool(); err != nil {
-		return err
+	unopened := d.reopenSpool()
+	var full *segment.FullError
+	if unopened != nil && !errors.As(unopened, &full) {
+		return unopened
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
 	listener, err := d.listenHTTP(ctx) // behind the lock of the spool: a second receiver learns of that
@@ -103,7 +106,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	defer context.AfterFunc(beside, func() { stopStream(context.Cause(beside)) })()
 
-	err = d.recv.Run(stream)
+	if err = d.makeRoom(stream, unopened); err == nil {
+		err = d.recv.Run(stream)
+	}
 	reached := errors.Is(context.Cause(stream), errReached)
 	if beside.Err() == nil {
 		limit := func() (context.Context, context.CancelFunc) { return context.WithTimeout(beside, drainTimeout) }

@@ -30,15 +30,15 @@ func (d *daemon) status() *statusView {
 	hold := d.recv.HoldSlot().Status()
 	v := &statusView{
 		Running: true, Status: d.recv.Status(), ArchivedLSN: d.archived.lsn(), Slot: &hold,
-		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir}, Problems: []string{},
+		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
 	}
 	d.mu.Lock()
 	spool, up, away := d.spool, d.up, d.archAway
-	v.Backup, v.Gaps = d.backup, d.gaps
+	v.Backup, v.Gaps, v.Spool.Failure = d.backup, d.gaps, d.spoolFull
 	d.mu.Unlock()
 	if spool != nil {
 		u := spool.Usage()
-		v.Spool.open, v.Spool.Bytes, v.Spool.Waiting = true, u.Bytes, u.Waiting
+		v.Spool.open, v.Spool.FullSince, v.Spool.Bytes, v.Spool.Waiting = true, u.FullSince, u.Bytes, u.Waiting
 	}
 	v.SyncState = hold.SyncStates[v.BackendPID]
 	if v.SyncState != "" && v.State != receiver.Streaming {
@@ -85,10 +85,10 @@ func (v *statusView) measureLag(started, now time.Time) {
 
 // inUTC turns every time of the view into what --json promises.
 func (v *statusView) inUTC() {
-	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
+	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Spool.FullSince, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
 		*t = t.UTC()
 	}
-	for _, f := range []**hint.Failure{&v.Failure, &v.Slot.Failure, &v.Archive.Failure} {
+	for _, f := range []**hint.Failure{&v.Failure, &v.Slot.Failure, &v.Archive.Failure, &v.Spool.Failure} {
 		*f = (*f).InUTC()
 	}
 }
@@ -96,6 +96,12 @@ func (v *statusView) inUTC() {
 // unready lists why WAL is not streamed, or not archived.
 func (v *statusView) unready() (lacks []string) {
 	add := func(format string, args ...any) { lacks = append(lacks, fmt.Sprintf(format, args...)) }
+	if v.Spool.Failure != nil {
+		add("the spool cannot be opened%s", failureText(v.Spool.Failure))
+	}
+	if !v.Spool.FullSince.IsZero() {
+		add("the spool is full since %s: receiving waits for the archive", term.Time(v.Spool.FullSince))
+	}
 	switch {
 	case v.State == receiver.Streaming:
 	case v.Failure == nil:

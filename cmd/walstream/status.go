@@ -67,6 +67,11 @@ type spoolView struct {
 	Dir     string `json:"dir"`
 	Bytes   int64  `json:"bytes"`
 	Waiting int    `json:"waiting_segments"`
+	Limit   int64  `json:"limit_bytes,omitempty"`
+	// FullSince is since when receiving waits because of Limit.
+	FullSince time.Time `json:"full_since,omitzero"`
+	// Failure is why the spool is not open, because its disk is full.
+	Failure *hint.Failure `json:"failure,omitempty"`
 	open    bool
 }
 

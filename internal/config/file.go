@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -124,7 +125,7 @@ func (l *loader) level(prefix string) []string {
 		name, _, _ := strings.Cut(rest, ".")
 		names = append(names, name)
 	}
-	return names
+	return slices.Compact(names) // a section's keys stand together
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }

@@ -25,6 +25,7 @@ type Config struct {
 	DBName           string        // libpq connection string or URL; empty: PG* environment
 	Archive          string        // absolute path or URL
 	SpoolDir         string        // absolute path
+	SpoolMax         Size          // 0 is no limit
 	Slot             string        // replication slot
 	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
 	OnGap            string        // backup or stop
@@ -68,6 +69,9 @@ func Keys() []Key {
 		{Path: "spool.dir", Flag: "spool", Default: "/var/lib/walstream/spool", relative: true,
 			Help: "local directory in which WAL is durable until it is archived",
 			set:  func(c *Config, s string) error { return setPath(&c.SpoolDir, s) }},
+		{Path: "spool.max_size", Default: "16GiB",
+			Help: "how much room the spool may take; when it is full, receiving waits for the archive; 0 is no limit",
+			set:  func(c *Config, s string) error { return c.SpoolMax.Set(s) }},
 		{Path: "slot", Flag: "slot", Default: "walstream",
 			Help: "physical replication slot that keeps what is not archived",
 			set:  func(c *Config, s string) error { return setSlot(&c.Slot, s) }},

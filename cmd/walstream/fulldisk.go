@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/segment"
+)
+
+// makeRoom archives what waits in a spool that could not be opened because its
+// disk is full, until it can be, or ctx ends. Any other error is returned.
+func (d *daemon) makeRoom(ctx context.Context, err error) error {
+	const pause = 3 * time.Second
+	for {
+		var full *segment.FullError
+		if !errors.As(err, &full) {
+			return err
+		}
+		d.mu.Lock()
+		news := d.spoolFull == nil
+		d.spoolFull = d.spoolFull.Again(err, time.Now())
+		d.mu.Unlock()
+		if news {
+			d.log.Error().Err(err).Func(hint.Log(err)).Msg("not receiving, because the spool's disk is full: archiving what is in the spool to make room")
+		}
+		if err = d.drainFull(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		if err = d.reopenSpool(); err == nil {
+			d.mu.Lock()
+			d.spoolFull = nil
+			d.mu.Unlock()
+			d.log.Info().Msg("the spool's disk has room again")
+		}
+	}
+}
+
+// drainFull archives and removes all complete segments of the spool.
+func (d *daemon) drainFull(ctx context.Context) (err error) {
+	spool, err := segment.OpenDrain(fsx.OS{}, d.conf.SpoolDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, spool.Close()) }()
+	d.mu.Lock()
+	d.identity = spool.Identity()
+	d.mu.Unlock()
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		arch, err := d.awaitArchive(ctx)
+		if err != nil {
+			return err
+		}
+		up, err := d.uploader(arch, spool, nil)
+		if err != nil {
+			return err
+		}
+		return up.Run(ctx)
+	})
+	g.Go(func() error {
+		select {
+		case <-spool.Done():
+		case <-ctx.Done():
+		}
+		done()
+		return nil
+	})
+	if err = g.Wait(); errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}

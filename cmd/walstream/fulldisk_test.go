@@ -1,0 +1,124 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/internal/testkit"
+)
+
+// With the archive away the spool fills up to spool.max_size. Then commits
+// wait, the connection is kept, nothing is dropped, and all goes on by itself
+// once the archive is back. A stop need not wait for that.
+func TestSpoolFull(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"wal_sender_timeout = 3s", "autovacuum = off"}})
+	w.env = []string{"WALSTREAM_SPOOL_MAX_SIZE=4MiB"}
+	r := w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	away := w.archive + ".away"
+	ws := write(t, w.primary, 4)
+	ws.atLeast(t, 50)
+
+	fillUp := func() *statusView {
+		move(t, w.archive, away)
+		w.primary.Psql(t, "SET synchronous_commit = off; CREATE TABLE IF NOT EXISTS bulk (t text); ALTER TABLE bulk ALTER t SET STORAGE EXTERNAL")
+		w.primary.Psql(t, "SET synchronous_commit = off; INSERT INTO bulk SELECT repeat('x', 100000) FROM generate_series(1, 80)")
+		var v *statusView
+		testkit.Wait(t, "the spool to be full", func() (bool, string) {
+			v, _ = w.statusView()
+			return !v.Spool.FullSince.IsZero(), strings.Join(v.Problems, "\n")
+		})
+		return v
+	}
+	v := fillUp()
+	if v.Spool.Bytes > 4<<20 || v.Spool.Limit != 4<<20 || !strings.Contains(strings.Join(v.Problems, "\n"), "spool is full") {
+		t.Errorf("%+v %v", v.Spool, v.Problems)
+	}
+	if !strings.Contains(r.output(), "the spool is full") {
+		t.Errorf("no alarm:\n%s", r.output())
+	}
+	time.Sleep(4 * time.Second) // longer than the server waits for a sign of life
+	before := ws.count()
+	v, code := w.statusView()
+	if code != 3 || v.Reconnects != 0 || v.State != "streaming" || v.Spool.Bytes > 4<<20 {
+		t.Errorf("exit code %d, %+v", code, v)
+	}
+	time.Sleep(time.Second)
+	if now := ws.count(); now != before {
+		t.Errorf("%d commits were acknowledged with a full spool", now-before)
+	}
+	move(t, away, w.archive)
+	ws.atLeast(t, 50)
+	if v, _ := w.statusView(); v.Reconnects != 0 || !v.Spool.FullSince.IsZero() {
+		t.Errorf("%+v", v)
+	}
+
+	fillUp()
+	began := time.Now()
+	r.stop()
+	if took := time.Since(began); took > 40*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	move(t, away, w.archive)
+	w.receive()
+	ws.atLeast(t, 50)
+	ws.stop()
+	w.archived()
+	if list := w.must("list", "wal"); strings.Contains(list, "missing") {
+		t.Errorf("list wal:\n%s", list)
+	}
+	w.crash()
+	dir := filepath.Join(w.dir, "restored")
+	w.must("restore", dir)
+	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
+		t.Errorf("lost: %v", lost)
+	}
+}
+
+// The spool is deleted under the receiver, and while it is stopped: the slot
+// has everything that is not archived.
+func TestDeletedSpool(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	r := w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	ws := write(t, w.primary, 4)
+	ws.atLeast(t, 50)
+	remove := func() {
+		if err := os.RemoveAll(w.spool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	w.primary.Psql(t, "SET synchronous_commit = off; SELECT pg_switch_wal()")
+	w.primary.Psql(t, "SET synchronous_commit = off; CREATE TABLE x AS SELECT generate_series(1, 50000) i")
+	select {
+	case err := <-r.done:
+		if err == nil {
+			t.Errorf("it ended as if all were well:\n%s", r.output())
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("it goes on without a spool:\n%s", r.output())
+	}
+	r = w.receive()
+	ws.atLeast(t, 50)
+	r.kill()
+	remove()
+	w.receive()
+	ws.atLeast(t, 50)
+	ws.stop()
+	w.archived()
+	if list := w.must("list", "wal"); strings.Contains(list, "missing") || strings.Contains(list, "gap") {
+		t.Errorf("list wal:\n%s", list)
+	}
+	w.crash()
+	dir := filepath.Join(w.dir, "restored")
+	w.must("restore", dir)
+	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
+		t.Errorf("lost: %v", lost)
+	}
+}
