@@ -51,8 +51,14 @@ func (o Outcome) ExitCode() int {
 	return 200
 }
 
-// DefaultRetry is how long trouble is retried before the server is stopped.
-const DefaultRetry = 15 * time.Minute
+const (
+	// DefaultRetry is how long trouble is retried before the server is
+	// stopped.
+	DefaultRetry = 15 * time.Minute
+	// standbyRetry is how long a standby waits at most: in the meantime it
+	// does not stream.
+	standbyRetry = 30 * time.Second
+)
 
 // WalGetConfig says where WAL comes from.
 type WalGetConfig struct {
@@ -64,7 +70,12 @@ type WalGetConfig struct {
 	// RetryFor is how long trouble is retried; 0 means [DefaultRetry],
 	// negative not at all.
 	RetryFor time.Duration
-	Log      zerolog.Logger
+	// Standby says that the server is one that asks again and streams in the
+	// meantime, and does not take Absent for the end of WAL, unless it is
+	// being promoted. Then it gets that answer for Trouble too, after 30 s at
+	// the latest, instead of being stopped.
+	Standby bool
+	Log     zerolog.Logger
 }
 
 // WalGet gives PostgreSQL the file it asks for: a segment or a history, which
@@ -80,6 +91,9 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 	}()
 	if cfg.RetryFor == 0 {
 		cfg.RetryFor = DefaultRetry
+	}
+	if cfg.Standby {
+		cfg.RetryFor = min(cfg.RetryFor, standbyRetry)
 	}
 	g := &walGet{cfg: cfg, file: file, path: path}
 	try := func() (Outcome, error) {
@@ -102,7 +116,11 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 			cfg.Log.Warn().Err(err).Str("file", file).Stringer("retry_in", next.Round(time.Millisecond)).Msg("cannot get WAL yet")
 		}))
 	if err != nil {
-		return Trouble, fmt.Errorf("wal-get %s: %w", file, err)
+		out = Trouble
+		if cfg.Standby && !errors.Is(err, errNoWALFile) {
+			out = Absent
+		}
+		return out, fmt.Errorf("wal-get %s: %w", file, err)
 	}
 	if out == Absent {
 		return out, fmt.Errorf("wal-get %s: %w", file, g.why)

@@ -241,7 +241,7 @@ func (r *chaosRound) begin() {
 	testkit.Run(r.t, filepath.Join(r.primary.Bin, "pg_basebackup"), "-d", r.primary.Conninfo()+" application_name=standby", "-D", data, "-R", "-X", "stream", "-c", "fast", "-N")
 	r.standby = testkit.Adopt(r.t, data)
 	r.standby.ListenTCP()
-	r.standby.Configure(fmt.Sprintf("restore_command = 'WALSTREAM_ARCHIVE=%s WALSTREAM_SPOOL=%s %s wal-get %%f %%p || { [ $? -eq 1 ] && exit 1; exit 200; }'", r.archive, r.spool, r.bin))
+	r.standby.Configure(fmt.Sprintf("restore_command = 'WALSTREAM_ARCHIVE=%s WALSTREAM_SPOOL=%s %s wal-get --on-error fatal %%f %%p || { [ $? -eq 1 ] && exit 1; exit 200; }'", r.archive, r.spool, r.bin))
 	r.standby.Start()
 	if r.second != nil {
 		r.second.set(map[string]any{"upstream": address(r.standby), "enabled": true})

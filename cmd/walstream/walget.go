@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -15,21 +16,65 @@ import (
 	"github.com/walstream/walstream/segment"
 )
 
+// onErrorMode is what becomes of trouble that lasts: "fatal", "retry", or empty
+// for what fits the server.
+type onErrorMode string
+
+// Set implements the flag.
+func (m *onErrorMode) Set(s string) error {
+	if s != "fatal" && s != "retry" {
+		return errors.New("want fatal or retry")
+	}
+	*m = onErrorMode(s)
+	return nil
+}
+
+func (m *onErrorMode) String() string { return string(*m) }
+
+// Type implements the flag.
+func (m *onErrorMode) Type() string { return "MODE" }
+
+// standby says whether the server is to be treated as a standby. PostgreSQL
+// runs its restore_command in the data directory.
+func (m *onErrorMode) standby() (bool, error) {
+	if *m != "" {
+		return *m == "retry", nil
+	}
+	_, err := os.Stat("standby.signal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (a *app) walGetCommand() *cobra.Command {
+	var onError onErrorMode
 	cmd := &cobra.Command{
 		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: wants("FILE", "PATH"),
 		Long: `Put the WAL segment or timeline history FILE at PATH, verified and durable. It is
 made for PostgreSQL's restore_command, which "walstream restore" writes.
 
 Exit code 0: the file is there. 1: there is no such file, and nothing needs it.
-200: anything else; PostgreSQL stops, and goes on when it is started again.`,
-		RunE: a.runs(func(ctx context.Context, args []string) error { return a.walGet(ctx, args[0], args[1]) }),
+200: anything else; PostgreSQL stops, and goes on when it is started again.
+
+A standby (standby.signal in the working directory) is not stopped: trouble is
+retried for 30 s, then the code is 1, and the standby streams and asks again.
+One that may be promoted should not go live without WAL that could not be read:
+give --on-error fatal in its restore_command.`,
+		RunE: a.runs(func(ctx context.Context, args []string) error {
+			standby, err := onError.standby()
+			if err != nil {
+				return err
+			}
+			return a.walGet(ctx, args[0], args[1], standby)
+		}),
 	}
+	cmd.Flags().Var(&onError, "on-error", "fatal or retry: what a server is told of trouble; by default only a standby is to try again")
 	a.addSettings(cmd.Flags(), "wal-get")
 	return cmd
 }
 
-func (a *app) walGet(ctx context.Context, file, path string) error {
+func (a *app) walGet(ctx context.Context, file, path string, standby bool) error {
 	c, err := a.load()
 	if err != nil {
 		return err
@@ -48,7 +93,7 @@ func (a *app) walGet(ctx context.Context, file, path string) error {
 	log := a.logger(term.LogText)
 	out, err := recovery.WalGet(ctx, recovery.WalGetConfig{
 		Open:  func(ctx context.Context) (*archive.Archive, error) { return a.openArchive(ctx, c) },
-		Spool: spool, RetryFor: retry, Log: log,
+		Spool: spool, RetryFor: retry, Standby: standby, Log: log,
 	}, file, path)
 	switch {
 	case out == recovery.Delivered:
