@@ -207,7 +207,8 @@ func (r *Receiver) open(srv *pg.Server, st step, interval time.Duration) (*strea
 	s := &stream{
 		conn: conn, in: newFrameReader(conn), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
 		fb: &feedback{conn: conn, now: r.cfg.Now}, silence: r.cfg.SilenceTimeout,
-		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
+		timeline: st.Timeline, next: st.Start, portion: wal.LSN(r.identity.SegmentSize) / 2,
+		dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
 		watch: func(ctx context.Context) error { return r.watch(ctx, srv) },
 	}
 	s.fb.received.Store(uint64(st.Start))
