@@ -49,6 +49,7 @@ type stream struct {
 	hasRoom func(wal.LSN) (wal.LSN, error)
 	unblock context.CancelFunc
 
+	start    string // the command
 	timeline wal.Timeline
 	portion  wal.LSN       // of WAL, after which there are chores
 	dirty    chan struct{} // the flusher has something to do
@@ -70,7 +71,7 @@ type stream struct {
 // end of ctx. When it returns everything that was appended is durable, unless
 // the error is the sink's.
 func (s *stream) run(ctx context.Context) error {
-	if err := s.fb.write(appendQuery(nil, startReplication(s.timeline, s.next))); err != nil {
+	if err := s.fb.write(appendQuery(nil, s.start)); err != nil {
 		return err
 	}
 	ended, end := context.WithCancel(context.Background())
