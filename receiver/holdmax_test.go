@@ -17,7 +17,7 @@ import (
 // The slot gives up what is not archived only beyond the limit, only as much
 // as that takes, and never what is not durable here.
 func TestHoldMaxGoal(t *testing.T) {
-	const max = 4 * mib
+	const limit = 4 * mib
 	for _, tc := range []struct {
 		name                               string
 		archived, restart, durable, server wal.LSN
@@ -26,14 +26,14 @@ func TestHoldMaxGoal(t *testing.T) {
 		want                               wal.LSN
 		over                               bool
 	}{
-		{"below the limit", 3 * mib, 2 * mib, 7 * mib, 7 * mib, 1, max, 3 * mib, false},
-		{"beyond", 3 * mib, 2 * mib, 9*mib + 5, 9*mib + 5, 1, max, 6 * mib, true},
-		{"nothing archived", 0, 2*mib + 7, 9*mib + 5, 9*mib + 5, 1, max, 6 * mib, true},
-		{"not durable", 3 * mib, 2 * mib, 5*mib + 7, 90 * mib, 1, max, 5 * mib, true},
-		{"nothing more is durable", 3 * mib, 2 * mib, 3 * mib, 90 * mib, 1, max, 3 * mib, false},
-		{"durable of another timeline", 3 * mib, 2 * mib, 80 * mib, 90 * mib, 2, max, 3 * mib, false},
+		{"below the limit", 3 * mib, 2 * mib, 7 * mib, 7 * mib, 1, limit, 3 * mib, false},
+		{"beyond", 3 * mib, 2 * mib, 9*mib + 5, 9*mib + 5, 1, limit, 6 * mib, true},
+		{"nothing archived", 0, 2*mib + 7, 9*mib + 5, 9*mib + 5, 1, limit, 6 * mib, true},
+		{"not durable", 3 * mib, 2 * mib, 5*mib + 7, 90 * mib, 1, limit, 5 * mib, true},
+		{"nothing more is durable", 3 * mib, 2 * mib, 3 * mib, 90 * mib, 1, limit, 3 * mib, false},
+		{"durable of another timeline", 3 * mib, 2 * mib, 80 * mib, 90 * mib, 2, limit, 3 * mib, false},
 		{"no limit", 3 * mib, 2 * mib, 90 * mib, 90 * mib, 1, 0, 3 * mib, false},
-		{"the archive ahead of the server", 9 * mib, 2 * mib, 5 * mib, 5 * mib, 1, max, 0, false},
+		{"the archive ahead of the server", 9 * mib, 2 * mib, 5 * mib, 5 * mib, 1, limit, 0, false},
 	} {
 		h := newHoldSlot(Slot{Name: "s"}, time.Second, zerolog.Nop())
 		h.identity.SegmentSize = mib
