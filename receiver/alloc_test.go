@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"io"
+	"math"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -188,7 +189,8 @@ func replayStream(t *testing.T, client net.Conn, id segment.Identity, frames [][
 	s := &stream{
 		conn: w, in: newFrameReader(w), fb: &feedback{conn: w, now: time.Now, open: true}, sink: spool,
 		board: newBoard(time.Now), log: zerolog.Nop(), timeline: 1, next: first, portion: wal.LSN(id.SegmentSize) / 2,
-		dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
+		hasRoom: func(wal.LSN) (wal.LSN, error) { return math.MaxUint64, nil },
+		dirty:   make(chan struct{}, 1), chores: make(chan struct{}, 1),
 	}
 	s.in.wal.start = first
 	s.turn.Lock()
