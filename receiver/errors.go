@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -92,6 +93,9 @@ func (e *refusal) Unwrap() error { return e.err }
 func explainStream(err error, tli wal.Timeline, at wal.LSN) error {
 	if err == nil {
 		return nil
+	}
+	if pg.Code(err) == pg.CodeObjectInUse {
+		err = hint.With(err, "%s", "give each receiver a slot of its own with --slot, or let them share it: slot_mode: hold")
 	}
 	if pg.Code(err) != pg.CodeUndefinedFile && !strings.Contains(err.Error(), "has already been removed") {
 		return fmt.Errorf("stream of timeline %s at %s: %w", tli, at, err)

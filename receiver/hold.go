@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,12 @@ type HoldSlot struct {
 
 	identity segment.Identity // set before ready is closed
 
+	streams bool    // the slot is streamed through: it is only looked at
+	max     wal.LSN // that the server may keep; zero is no limit
+	// durable is up to where the receiver's disk holds WAL.
+	durable func() segment.Position
+	busy    time.Time // since when another connection uses the slot
+
 	mu      sync.Mutex
 	slot    Slot            // of the server that is followed
 	history segment.History // of the server's timeline
@@ -54,6 +61,12 @@ type HoldStatus struct {
 	SyncStates map[uint32]string `json:"-"`
 	// Failure is why the slot cannot be looked at or moved.
 	Failure *hint.Failure `json:"failure,omitempty"`
+	// Streamed says that the slot keeps only what is not durable in the sink.
+	Streamed bool `json:"streamed,omitempty"`
+	// OverMax is since when the server would have to keep more than HoldMax,
+	// so that the slot has left behind what is not archived; zero while it
+	// has not.
+	OverMax time.Time `json:"over_max,omitzero"`
 	// Recreated counts how often the slot was found missing or lost; WAL
 	// that was not archived may have gone each time.
 	Recreated int `json:"recreated"`
@@ -63,7 +76,8 @@ func newHoldSlot(slot Slot, every time.Duration, log zerolog.Logger) *HoldSlot {
 	return &HoldSlot{
 		slot: slot, every: every, log: log.With().Str("slot", slot.Name).Logger(),
 		ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		status: HoldStatus{SlotState: SlotState{Name: slot.Name}},
+		status:  HoldStatus{SlotState: SlotState{Name: slot.Name}},
+		durable: func() segment.Position { return segment.Position{} },
 	}
 }
 
@@ -178,7 +192,7 @@ func (h *HoldSlot) look(ctx context.Context) {
 	before := h.status.Failure
 	h.status.Failure = before.Again(err, time.Now())
 	if before == nil || before.Error != h.status.Failure.Error {
-		h.log.Warn().Err(err).Msg("slot not moved, trying again")
+		h.log.Warn().Err(err).Func(hint.Log(err)).Msg("slot not moved, trying again")
 	}
 }
 
@@ -197,28 +211,27 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !st.Holds() {
+	if !st.Holds() && !h.streams {
 		if st, err = h.recreate(ctx, st); err != nil {
 			return err
 		}
 	}
 	h.note(st)
+	if h.streams {
+		return nil
+	}
 	at, err := h.access.position(ctx)
 	if err != nil {
 		return err
 	}
-	to := h.allowed(at.Timeline)
-	if to > at.LSN {
-		// The server is behind the archive: it lost WAL, or is an old copy,
-		// and what it has since then is not in the archive.
-		to = 0
-	}
+	to, over := h.goal(at, st.RestartLSN)
 	var hole error
-	if to > st.RestartLSN {
+	if to > st.RestartLSN && !over {
 		if hole = h.unbroken(ctx, st.RestartLSN); hole != nil {
 			to = 0
 		}
 	}
+	h.noteOver(over, to)
 	to = max(to, st.RestartLSN) // its own position again is a touch
 	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
 	if errors.Is(err, errInvalidated) {
@@ -228,11 +241,12 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 		}
 		return err
 	}
-	switch pg.Code(err) {
-	case pg.CodeObjectInUse, pg.CodeObjectNotReady:
-		// Another receiver of this cluster moves the slot now, or has moved
-		// it further ("minimum is") since it was read.
-		return hole
+	if pg.Code(err) == pg.CodeObjectInUse {
+		return cmp.Or(h.inUse(err), hole)
+	}
+	h.busy = time.Time{}
+	if pg.Code(err) == pg.CodeObjectNotReady {
+		return hole // another receiver has moved it further ("minimum is")
 	}
 	if err != nil {
 		return err
@@ -284,10 +298,14 @@ func (h *HoldSlot) recreate(ctx context.Context, was SlotState) (SlotState, erro
 	if err := h.at.slot.reserve(ctx, conn, was); err != nil {
 		return was, err
 	}
-	h.mu.Lock()
-	h.status.Recreated++
-	h.mu.Unlock()
+	h.recreated()
 	return h.at.slot.read(ctx, conn)
+}
+
+func (h *HoldSlot) recreated() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status.Recreated++
 }
 
 // connect opens the way to the slot: SQL if the server lets us, otherwise the

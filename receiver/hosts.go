@@ -183,7 +183,8 @@ func (n *neighbour) keepSlot(ctx context.Context) error {
 		n.log.Info().Str("slot", slot.Name).Msg("making the slot on the standby")
 		return slot.reserve(ctx, n.srv.Conn, st) // moved by the next look
 	}
-	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, n.hold.allowed(n.srv.System.Timeline))
+	to, _ := n.hold.goal(segment.Position{Timeline: n.srv.System.Timeline, LSN: n.srv.System.FlushLSN}, st.RestartLSN)
+	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, to)
 	switch {
 	case errors.Is(err, errInvalidated):
 		return slot.reserve(ctx, n.srv.Conn, SlotState{Exists: true})

@@ -60,6 +60,13 @@ type Config struct {
 	Options pg.Options
 	// Slot is the name of the hold slot.
 	Slot string
+	// HoldMax is how many bytes of WAL the slot may keep on the server for
+	// the archive's sake; what is more it gives up, if it is durable in the
+	// sink. Zero is no limit.
+	HoldMax int64
+	// StreamSlot streams through the slot, so that it keeps only what is not
+	// durable in the sink.
+	StreamSlot bool
 	// CreateSlot makes a missing slot at the first connection; without it a
 	// missing slot is an error, unless the server is on a newer timeline
 	// than Held says: a standby that was promoted meanwhile.
@@ -144,6 +151,8 @@ func New(cfg Config) (*Receiver, error) {
 	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now)}
 	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
 	r.hold.covered = cfg.Covered
+	r.hold.max, r.hold.streams, r.hold.durable = wal.LSN(cfg.HoldMax), cfg.StreamSlot, r.board.durable
+	r.hold.status.Streamed = cfg.StreamSlot
 	return r, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/walstream/walstream/internal/pg"
@@ -63,6 +64,11 @@ func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (step, time.Dura
 	if err := saveHistories(ctx, srv, r.sink); err != nil {
 		return step{}, 0, err
 	}
+	if r.cfg.StreamSlot {
+		if err := r.keepStreamSlot(ctx, srv); err != nil {
+			return step{}, 0, err
+		}
+	}
 	r.hold.follow(srv)
 	st, err := r.choose(ctx, srv.Conn, srv.History, srv.System)
 	if err != nil {
@@ -114,6 +120,20 @@ func (r *Receiver) failedOver(srv *pg.Server) bool {
 	}
 	held := r.cfg.Held()
 	return held != 0 && held < srv.System.Timeline
+}
+
+// keepStreamSlot makes the slot that will be streamed through anew when it was
+// dropped or has been given up.
+func (r *Receiver) keepStreamSlot(ctx context.Context, srv *pg.Server) error {
+	slot := Slot{Options: srv.Options, Name: r.cfg.Slot}
+	st, err := slot.Show(ctx)
+	if err != nil || st.Holds() {
+		return err
+	}
+	r.cfg.Log.Error().Str("slot", slot.Name).Bool("exists", st.Exists).Str("wal_status", st.WALStatus).
+		Msg("the slot holds no WAL, making it anew: what was not received may be gone from the server")
+	r.hold.recreated()
+	return slot.reserve(ctx, srv.Conn, st)
 }
 
 // choose finds what to stream: the sink's timelines that the server has ended
@@ -207,8 +227,13 @@ func (r *Receiver) open(srv *pg.Server, st step, interval time.Duration) (*strea
 	s := &stream{
 		conn: conn, in: newFrameReader(conn), sink: r.sink, board: r.board, log: r.cfg.Log, every: interval,
 		fb: &feedback{conn: conn, now: r.cfg.Now}, silence: r.cfg.SilenceTimeout,
-		timeline: st.Timeline, next: st.Start, dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
+		timeline: st.Timeline, next: st.Start, portion: wal.LSN(r.identity.SegmentSize) / 2,
+		dirty: make(chan struct{}, 1), chores: make(chan struct{}, 1),
 		watch: func(ctx context.Context) error { return r.watch(ctx, srv) },
+		start: startReplication(st.Timeline, st.Start),
+	}
+	if r.cfg.StreamSlot {
+		s.start = strings.Replace(s.start, " ", fmt.Sprintf(" SLOT %q ", r.cfg.Slot), 1)
 	}
 	s.fb.received.Store(uint64(st.Start))
 	return s, nil

@@ -87,6 +87,12 @@ func (b *board) read() Status {
 	return st
 }
 
+// durable is up to where the sink holds WAL of the timeline being received.
+func (b *board) durable() segment.Position {
+	st := b.read()
+	return segment.Position{Timeline: st.Timeline, LSN: st.Flushed}
+}
+
 func (b *board) update(change func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -21,15 +21,10 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-const (
-	// choreSize is how much WAL comes between two looks whether there is
-	// something to prepare.
-	choreSize = 512 << 10
-	// yieldTime is how often the reader yields to the scheduler, although
-	// nobody waits: a goroutine that has not for 10 ms is disturbed in each of
-	// its system calls.
-	yieldTime = 8 * time.Millisecond
-)
+// yieldTime is how often the reader yields to the scheduler, although nobody
+// waits: a goroutine that has not for 10 ms is disturbed in each of its system
+// calls.
+const yieldTime = 8 * time.Millisecond
 
 // stream is one START_REPLICATION. Four goroutines work on it. The reader
 // takes messages and appends. When nothing more has come it makes all durable
@@ -54,7 +49,9 @@ type stream struct {
 	hasRoom func(wal.LSN) (wal.LSN, error)
 	unblock context.CancelFunc
 
+	start    string // the command
 	timeline wal.Timeline
+	portion  wal.LSN       // of WAL, after which there are chores
 	dirty    chan struct{} // the flusher has something to do
 	chores   chan struct{} // so has who prepares
 	flushing atomic.Bool   // the flusher is at it
@@ -65,7 +62,6 @@ type stream struct {
 	room      wal.LSN    // up to where the sink has some
 	serverEnd wal.LSN
 	unsynced  int  // bytes that came since the reader or the flusher was to sync
-	untended  int  // bytes that came since there were chores
 	begun     bool // the sink knows of this stream
 	live      bool // the server has sent something
 	ended     bool // the server has said all
@@ -75,7 +71,7 @@ type stream struct {
 // end of ctx. When it returns everything that was appended is durable, unless
 // the error is the sink's.
 func (s *stream) run(ctx context.Context) error {
-	if err := s.fb.write(appendQuery(nil, startReplication(s.timeline, s.next))); err != nil {
+	if err := s.fb.write(appendQuery(nil, s.start)); err != nil {
 		return err
 	}
 	ended, end := context.WithCancel(context.Background())
@@ -232,7 +228,6 @@ func (s *stream) append(m walData) error {
 	}
 	s.next, s.serverEnd = m.end(), m.serverEnd
 	s.unsynced += len(m.data)
-	s.untended += len(m.data)
 	s.fb.received.Store(uint64(s.next))
 	s.fb.sent.Store(uint64(m.serverEnd))
 	if mutant.AckBeforeFsync {
@@ -242,8 +237,7 @@ func (s *stream) append(m walData) error {
 		}
 	}
 	s.board.heard(len(m.data), s.next, m.serverEnd)
-	if s.untended >= choreSize {
-		s.untended = 0
+	if m.start/s.portion != s.next/s.portion {
 		wake(s.chores)
 	}
 	return nil

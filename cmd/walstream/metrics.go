@@ -56,8 +56,10 @@ func metrics() []metric {
 				}
 				return float64(lsnDistance(v.Slot.RestartLSN, v.ServerLSN)), true
 			}},
-		{"walstream_slot_holding", "1 if the replication slot kept WAL when it was looked at last, 0 if it is missing or lost.", gauge,
-			func(v *statusView) (float64, bool) { return bit(v.Slot.Holds()), !v.Slot.Looked.IsZero() }},
+		{"walstream_slot_holding", "1 if the replication slot kept WAL when it was looked at last, 0 if it is missing or lost, or beyond hold_max.", gauge,
+			func(v *statusView) (float64, bool) {
+				return bit(v.Slot.Holds() && v.Slot.OverMax.IsZero()), !v.Slot.Looked.IsZero()
+			}},
 		{"walstream_gap_segments", "Segments that the server had removed before they were received, as long as there is no backup behind them.", gauge,
 			func(v *statusView) (float64, bool) { return float64(openGaps(v.Gaps)), v.Gaps != nil }},
 		{"walstream_last_backup_timestamp_seconds", "When the newest base backup in the archive was finished.", gauge,

@@ -61,7 +61,7 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 	}
 	conf := receiver.Config{
 		Options: pg.Options{Conninfo: c.DBName, ApplicationName: c.ApplicationName},
-		Slot:    c.Slot, CreateSlot: createSlot, Held: d.held,
+		Slot:    c.Slot, HoldMax: int64(c.HoldMax), StreamSlot: c.SlotMode == "stream", CreateSlot: createSlot, Held: d.held,
 		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Newer: d.newer, Covered: d.archiveCovers, Log: d.log,
 	}
 	if c.OnGap == "backup" {

@@ -85,7 +85,7 @@ func (v *statusView) measureLag(started, now time.Time) {
 
 // inUTC turns every time of the view into what --json promises.
 func (v *statusView) inUTC() {
-	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Spool.FullSince, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
+	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Slot.OverMax, &v.Spool.FullSince, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
 		*t = t.UTC()
 	}
 	for _, f := range []**hint.Failure{&v.Failure, &v.Slot.Failure, &v.Archive.Failure, &v.Spool.Failure} {
@@ -138,6 +138,11 @@ func (v *statusView) findProblems() {
 	}
 	if v.Slot != nil && !v.Slot.Looked.IsZero() && !v.Slot.Holds() {
 		add("slot %s keeps no WAL", v.Slot.Name)
+	}
+	if v.Slot != nil && !v.Slot.OverMax.IsZero() {
+		add("since %s slot %s no longer keeps all that is not archived: that is more than hold_max", term.Time(v.Slot.OverMax), v.Slot.Name)
+	} else if v.Slot != nil && v.Slot.Recreated > 0 && !v.Slot.Streamed && v.Slot.RestartLSN > v.ArchivedLSN {
+		add("slot %s was made anew: what is not archived before %s is on the receiver's disk only", v.Slot.Name, v.Slot.RestartLSN)
 	}
 	if v.Slot != nil && v.Slot.Failure != nil && v.Slot.Failure.Count > 1 {
 		add("slot %s cannot be looked at or moved%s", v.Slot.Name, failureText(v.Slot.Failure))

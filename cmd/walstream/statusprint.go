@@ -154,6 +154,9 @@ func (v *statusView) slotText() string {
 	if v.Slot.RestartLSN != 0 && v.ServerLSN != 0 {
 		text += " keeps " + term.Size(lsnDistance(v.Slot.RestartLSN, v.ServerLSN)) + " on the server"
 	}
+	if v.Slot.Streamed {
+		text += ", not what is only in the spool (slot_mode: stream)"
+	}
 	return text
 }
 

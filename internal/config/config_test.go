@@ -14,7 +14,7 @@ import (
 
 var defaults = Config{
 	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTPListen: "127.0.0.1:9788",
-	SpoolMax: 16 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute,
+	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute,
 }
 
 func writeFile(t *testing.T, body string) string {
@@ -108,9 +108,9 @@ func TestPrecedence(t *testing.T) {
 func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
-		"spool.max_size": "20MiB", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
+		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
 	}
-	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", OnGap: "stop", SpoolMax: 20 << 20,
+	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
 		CompressionLevel: "best", RestoreRetry: 90 * time.Second}
 	var file strings.Builder
 	var env []string
@@ -183,7 +183,7 @@ func TestProblems(t *testing.T) {
 		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
 		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
 		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, max_size, each with a value"}},
-		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, application_name, on_gap, http, compression_level, restore_retry, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, slot_mode, hold_max, application_name, on_gap, http, compression_level, restore_retry, each with a value"}},
 		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
 		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
 		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{

@@ -27,6 +27,8 @@ type Config struct {
 	SpoolDir         string        // absolute path
 	SpoolMax         Size          // 0 is no limit
 	Slot             string        // replication slot
+	SlotMode         string        // hold or stream
+	HoldMax          Size          // 0 is no limit
 	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
 	OnGap            string        // backup or stop
 	HTTPListen       string        // host:port; empty: no HTTP server
@@ -75,6 +77,12 @@ func Keys() []Key {
 		{Path: "slot", Flag: "slot", Default: "walstream",
 			Help: "physical replication slot that keeps what is not archived",
 			set:  func(c *Config, s string) error { return setSlot(&c.Slot, s) }},
+		{Path: "slot_mode", Default: "hold",
+			Help: "hold: the slot keeps what is not archived; stream: only what is not durable in the spool",
+			set:  func(c *Config, s string) error { return setChoice(&c.SlotMode, s, []string{"hold", "stream"}) }},
+		{Path: "hold_max", Default: "32GiB",
+			Help: "most WAL that the slot keeps on the primary for the archive's sake; then it follows the spool; 0 is no limit",
+			set:  func(c *Config, s string) error { return c.HoldMax.Set(s) }},
 		{Path: "application_name",
 			Help: "name for synchronous_standby_names; empty: that of the connection string, PGAPPNAME, or walstream",
 			set:  func(c *Config, s string) error { return setName(&c.ApplicationName, s) }},
