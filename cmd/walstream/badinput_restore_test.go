@@ -49,7 +49,6 @@ func newRuins(t *testing.T) *ruins {
 		return len(names) > 0, fmt.Sprint(err)
 	})
 	recv.stop()
-	c.Stop(2)
 	r.spool = filepath.Join(r.world.dir, "none") // the archive alone counts
 	var list struct{ Backups []backupView }
 	for _, b := range decode(t, r.must("list", "--json"), &list).Backups {
@@ -96,10 +95,34 @@ func (b bad) when(do, mend func(*world)) bad {
 	return b
 }
 
+// at restores into another directory.
+func (b bad) at(dir string) bad {
+	b.line = quoted("walstream", "restore", dir, "--dry-run")
+	return b
+}
+
 // flipping makes a row of a file with one wrong bit.
 func flipping(path string, off int) (do, mend func(*world)) {
 	f := func(w *world) { flip(w.t, path, off) }
 	return f, f
+}
+
+// cutting makes a row of a file without its last byte.
+func cutting(path string) (do, mend func(*world)) {
+	var body []byte
+	write := func(w *world, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	do = func(w *world) {
+		var err error
+		if body, err = os.ReadFile(path); err != nil {
+			w.t.Fatal(err)
+		}
+		write(w, body[:len(body)-1])
+	}
+	return do, func(w *world) { write(w, body) }
 }
 
 // What can be wrong with a target, with the place to restore to, and with the
@@ -117,6 +140,7 @@ func TestBadRestore(t *testing.T) {
 	}
 	fork := strings.TrimSuffix(filepath.Base(glob("wal", "00000002", "*.zst")), ".zst")
 	data := glob("backup", r.backups[1], "data", "*")
+	first := glob("backup", r.backups[0], "data", "*")
 	manifest := filepath.Join(r.archive, "backup", r.backups[1], "backup_manifest")
 	commit := glob("backups", "*-"+r.backups[1]+".json")
 	history := filepath.Join(r.archive, "wal", "00000002.history")
@@ -132,10 +156,6 @@ func TestBadRestore(t *testing.T) {
 	// What cannot be seen beforehand leaves a restore that is not finished.
 	halfway := func(name, want string) bad {
 		return bad{name: name, line: r.to("--target-immediate", "--backup", r.backups[1]), code: 1, want: want, hint: "remove what was restored so far and begin anew: ", paste: (*world).sh}
-	}
-	whole := func(b bad) bad {
-		b.once = true // the last such row shows that it works again
-		return b
 	}
 	failed := func(b bad) bad {
 		b.code = 1
@@ -179,10 +199,13 @@ func TestBadRestore(t *testing.T) {
 		refused("missing history of a named timeline", "the history of timeline 2 is missing", "00000002.history is in pg_wal", "--target-timeline", "2").when(without(history)),
 		refused("history damaged", "wal/00000002.history is damaged", "00000002.history is in pg_wal").when(flipping(history, 3)),
 		refused("header damaged", "segment "+r.hole+" is damaged", "last point before it", "--backup", r.backups[0]).when(flipping(seg, 40)),
-		whole(halfway("part missing", "backup/"+r.backups[1]+"/data/"+filepath.Base(data))).when(without(data)),
-		whole(halfway("manifest damaged", "backup_manifest is damaged")).when(flipping(manifest, 100)),
+		really(refused("part missing", "backup "+r.backups[1]+" is unusable: backup/"+r.backups[1]+"/data/"+filepath.Base(data)+" is missing", "with another backup: ", "--target-lsn", r.late.lsn)).when(without(data)),
+		refused("part cut short", " bytes, not ", "with another backup: ", "--backup", r.backups[1], "--target-immediate").when(cutting(data)),
+		refused("manifest missing", "backup_manifest is missing", "with another backup: ", "--target-time", r.late.time).when(without(manifest)),
+		refused("manifest damaged", "backup_manifest is damaged", "with another backup: ").when(flipping(manifest, 100)),
+		refused("part missing of the only backup", "backup "+r.backups[0]+" is unusable: ", "no other backup leads there; ", "--target-name", "known").when(without(first)),
 		occupied("directory not empty", r.dir+" is not empty: it holds precious", "precious"),
-		occupied("postmaster there", r.dir+" holds postmaster.pid: a server runs there or crashed", "postmaster.pid"),
+		failed(refused("server there", r.primary.DataDir+" holds postmaster.pid: a server runs there or crashed", "restore deletes nothing; into a directory that is absent or empty: ")).at(r.primary.DataDir),
 		halfway("part damaged", "backup/"+r.backups[1]+"/data/"+filepath.Base(data)).when(flipping(data, 100000)),
 	})
 	r.clear(r.world)

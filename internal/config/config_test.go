@@ -180,6 +180,10 @@ func TestProblems(t *testing.T) {
 			`FILE:2: restore_retry: "5" is no duration: write it like 90s, 15m or 2h30m`,
 		}},
 		{"store", "archive: s3://k:s@b/p\n", []string{`FILE:1: archive: "s3://k:***@b/p" is no directory: want an absolute path`}},
+		{"line break", "archive: \"/a\\nb\"\nspool: {dir: \"/s\\r\"}\n", []string{
+			`FILE:1: archive: "/a\nb" has a line break: no restore_command can hold that`,
+			`FILE:2: spool.dir: "/s\r" has a line break: no restore_command can hold that`,
+		}},
 		{"name", "application_name: näh\nrestore_retry: -1s\n", []string{
 			`FILE:1: application_name: "näh" is no application_name: only printable ASCII`,
 			"FILE:2: restore_retry: must not be negative",
