@@ -19,6 +19,7 @@ type ruins struct {
 	early, middle, late, forked step
 	backups                     []string
 	hole                        string // the name of a segment between the backups
+	fork                        string // that of the one in which timeline 2 begins
 	dir                         string // to restore into
 }
 
@@ -67,12 +68,13 @@ func (r *ruins) to(flags ...string) string {
 	return quoted(append([]string{"walstream", "restore", r.dir}, flags...)...)
 }
 
-// restored pastes a restore or its removal, and removes what there is then.
+// restored pastes a restore, and removes what there is then.
 func (r *ruins) restored(w *world, text string) {
 	w.t.Helper()
-	w.sh(text)
-	if made, err := filepath.Glob(r.dir + "*/PG_VERSION"); err != nil || len(made) != 1 {
-		w.t.Errorf("pasted %s: restored %v", text, made)
+	out, errs, code := w.shell(text)
+	made, err := filepath.Glob(r.dir + "*/PG_VERSION")
+	if start := fmt.Sprintf("start it with PostgreSQL %d:  ", w.primary.Major); err != nil || len(made) != 1 || code != 0 || !strings.Contains(out, start) {
+		w.t.Errorf("pasted %s: restored %v, exit code %d\n%s%s", text, made, code, out, errs)
 	}
 	r.clear(w)
 }
@@ -138,7 +140,7 @@ func TestBadRestore(t *testing.T) {
 		}
 		return names[0]
 	}
-	fork := strings.TrimSuffix(filepath.Base(glob("wal", "00000002", "*.zst")), ".zst")
+	r.fork = strings.TrimSuffix(filepath.Base(glob("wal", "00000002", "*.zst")), ".zst")
 	data := glob("backup", r.backups[1], "data", "*")
 	first := glob("backup", r.backups[0], "data", "*")
 	manifest := filepath.Join(r.archive, "backup", r.backups[1], "backup_manifest")
@@ -194,7 +196,7 @@ func TestBadRestore(t *testing.T) {
 		refused("in a hole", "segment "+r.hole+" is missing", "last point before it", "--target-xid", r.middle.xid).when(without(seg)),
 		refused("in a hole, to go on behind it", "segment "+r.hole+" is missing", "first point after it: ", "--target-xid", r.middle.xid).when(without(seg)),
 		refused("beyond a hole", "segment "+r.hole+" is missing", "last point before it", "--target-lsn", r.forked.lsn, "--backup", r.backups[0]).when(without(seg)),
-		refused("missing segment of the fork", "segment "+fork+", in which timeline 2 begins, is missing", "to stay on the timeline before: ").when(without(r.object(fork))),
+		refused("missing segment of the fork", "segment "+r.fork+", in which timeline 2 begins, is missing", "to stay on the timeline before: ").when(without(r.object(r.fork))),
 		refused("missing history", "the history of timeline 2 is missing", "00000002.history is in pg_wal").when(without(history)),
 		refused("missing history of a named timeline", "the history of timeline 2 is missing", "00000002.history is in pg_wal", "--target-timeline", "2").when(without(history)),
 		refused("history damaged", "wal/00000002.history is damaged", "00000002.history is in pg_wal").when(flipping(history, 3)),
@@ -209,4 +211,6 @@ func TestBadRestore(t *testing.T) {
 		halfway("part damaged", "backup/"+r.backups[1]+"/data/"+filepath.Base(data)).when(flipping(data, 100000)),
 	})
 	r.clear(r.world)
+	r.settings()
+	r.walGet()
 }
