@@ -164,14 +164,11 @@ func TestBadRestore(t *testing.T) {
 		return b
 	}
 	occupied := func(name, want, file string) bad {
-		b := really(refused(name, want, "restore deletes nothing; into a directory that is absent or empty: ", "--target-name", "known"))
+		b := refused(name, want, "restore deletes nothing; into a directory that is absent or empty: ", "--target-name", "known")
 		b.do = func(w *world) {
 			testkit.Run(w.t, "sh", "-c", quoted("mkdir", r.dir)+" && "+quoted("touch", filepath.Join(r.dir, file)))
 		}
-		b.paste = func(w *world, text string) {
-			os.RemoveAll(r.dir)
-			r.restored(w, text)
-		}
+		b.mend = r.clear
 		return failed(b)
 	}
 
