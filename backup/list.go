@@ -16,8 +16,8 @@ import (
 )
 
 // UnusableError says that a backup is in the archive but cannot be used: its
-// commit object is damaged, of another cluster, or of a newer version. Other
-// backups are not affected.
+// commit object is damaged, of another cluster, or of a newer version, or what
+// that object names is not all there. Other backups are not affected.
 type UnusableError struct {
 	Object string
 	Err    error
@@ -82,6 +82,39 @@ func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return m, nil
+}
+
+// Check looks whether a backup is there as a whole: its manifest as it was
+// stored, and every part in the size that it had. It fails with an
+// [*UnusableError] if not. Damage inside a part is found by reading it only.
+func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
+	unusable := func(err error) error { return &UnusableError{Object: "backup " + c.ID, Err: err} }
+	_, err := LoadManifest(ctx, a, c)
+	var corrupt *archive.CorruptError
+	switch {
+	case errors.Is(err, archive.ErrNotExist):
+		return unusable(fmt.Errorf("%s is missing", ManifestName(c.ID)))
+	case errors.As(err, &corrupt):
+		return unusable(err)
+	case err != nil:
+		return err
+	}
+	sizes := map[string]int64{}
+	for info, err := range a.Store().List(ctx, DataPrefix(c.ID), "") {
+		if err != nil {
+			return fmt.Errorf("list backup %s: %w", c.ID, err)
+		}
+		sizes[info.Name] = info.Size
+	}
+	for _, p := range c.Parts {
+		switch size, ok := sizes[p.Name]; {
+		case !ok:
+			return unusable(fmt.Errorf("%s is missing", p.Name))
+		case size != p.StoredSize:
+			return unusable(fmt.Errorf("%s has %d bytes, not %d", p.Name, size, p.StoredSize))
+		}
+	}
+	return nil
 }
 
 func putCommit(ctx context.Context, store archive.Store, c *Commit) error {

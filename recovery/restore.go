@@ -70,7 +70,7 @@ func (p *Plan) SettingsIn(cfg RestoreConfig) []Setting {
 func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	r, err := p.prepare(cfg)
 	if err != nil {
-		return fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		return err
 	}
 	if err := r.run(ctx); err != nil {
 		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
@@ -107,7 +107,12 @@ func (p *Plan) Check(cfg RestoreConfig) error {
 	return err
 }
 
-func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
+func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		}
+	}()
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, errors.New("it is not an absolute path")
 	}
@@ -117,7 +122,6 @@ func (p *Plan) prepare(cfg RestoreConfig) (*restore, error) {
 	}
 	r := &restore{Plan: p, cfg: cfg, side: SideDir(cfg.Dir), progress: &progress{total: p.Backup.PlainBytes, tell: cfg.Progress}}
 	r.readSpool = func() (*segment.SpoolView, error) { return segment.ReadSpool(fsx.OS{}, cfg.Source.Spool) }
-	var err error
 	if r.places, err = p.locate(cfg); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
@@ -22,7 +23,8 @@ type Source struct {
 }
 
 // Plan lists what there is and plans a recovery to t, reading what the planner
-// wants to know. Errors are those of [MakePlan], or failures to read.
+// wants to know. Errors are those of [MakePlan], a [*Refusal] if something of
+// the backup is missing, or failures to read.
 func (s Source) Plan(ctx context.Context, t Target) (*Plan, error) {
 	return whileMoving(ctx, func() (*Plan, error) { return s.plan(ctx, t) })
 }
@@ -45,6 +47,40 @@ func (s Source) plan(ctx context.Context, t Target) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := g.plan(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	err = backup.Check(ctx, g.archive, &p.Backup)
+	var broken *backup.UnusableError
+	switch {
+	case errors.As(err, &broken):
+		return nil, g.instead(ctx, t, p.Backup.ID, broken)
+	case err != nil:
+		return nil, err
+	}
+	return p, nil
+}
+
+// instead refuses a backup of which something is missing, and names the newest
+// other one that leads to the target and is whole.
+func (g *gatherer) instead(ctx context.Context, t Target, id string, broken error) error {
+	other := t
+	other.Backup = ""
+	for {
+		g.facts.Backups = slices.DeleteFunc(g.facts.Backups, func(c backup.Commit) bool { return c.ID == id })
+		p, err := g.plan(ctx, other)
+		if err != nil {
+			return refuse(t.String(), broken.Error(), "no other backup leads there; all there are: walstream list backups")
+		}
+		if id = p.Backup.ID; backup.Check(ctx, g.archive, &p.Backup) == nil {
+			return refuse(t.String(), broken.Error(), "with another backup: walstream restore --backup "+id+" DIR")
+		}
+	}
+}
+
+// plan asks the planner, and answers what it wants to know.
+func (g *gatherer) plan(ctx context.Context, t Target) (*Plan, error) {
 	for {
 		p, wants, err := MakePlan(g.facts, t)
 		if wants == nil {

@@ -119,8 +119,8 @@ func TestBadDirectories(t *testing.T) {
 func TestBadDirectoriesWhileStreaming(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
-	small := newDisk(t, "24m")
-	w.archive = filepath.Join(small.dir, "archive")
+	small, local := newDisk(t, "24m"), newDisk(t, "16m")
+	w.archive, w.spool = filepath.Join(small.dir, "archive"), filepath.Join(local.dir, "spool")
 	r := w.receive("--create-slot")
 	for _, d := range []struct {
 		name     string
@@ -150,6 +150,39 @@ func TestBadDirectoriesWhileStreaming(t *testing.T) {
 			})
 		})
 	}
+	t.Run("spool full", func(t *testing.T) { w.in(t).fillSpool(r, local) })
+}
+
+// fillSpool leaves the receiver no room: it ends, commits wait, and its
+// successor goes on where it was once there is room.
+func (w *world) fillSpool(r *receiving, local *disk) {
+	w.t.Helper()
+	move(w.t, w.archive, w.archive+".away") // or it would make room
+	local.fill(w.t)
+	for range 3 {
+		w.primary.Psql(w.t, "SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 20000)")
+	}
+	if err := <-r.done; r.cmd.ProcessState.ExitCode() != 1 {
+		w.t.Fatalf("%v\n%s", err, r.output())
+	}
+	message, hints := said(r.output())
+	document(w.t, readErrors(w.t, "A running receiver"), 1, message, hints)
+	committed := make(chan error, 1)
+	go func() {
+		_, err := w.primary.Query("INSERT INTO t VALUES (-1)")
+		committed <- err
+	}()
+	testkit.Wait(w.t, "the commit to wait", func() (bool, string) {
+		waits := w.primary.Psql(w.t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+		return waits == "1", waits
+	})
+	local.free(w.t)
+	move(w.t, w.archive+".away", w.archive)
+	r = w.launch()
+	if err := <-committed; err != nil {
+		w.t.Error(err)
+	}
+	w.archived()
 	r.stop()
 }
 

@@ -19,6 +19,7 @@ type ruins struct {
 	early, middle, late, forked step
 	backups                     []string
 	hole                        string // the name of a segment between the backups
+	fork                        string // that of the one in which timeline 2 begins
 	dir                         string // to restore into
 }
 
@@ -49,7 +50,6 @@ func newRuins(t *testing.T) *ruins {
 		return len(names) > 0, fmt.Sprint(err)
 	})
 	recv.stop()
-	c.Stop(2)
 	r.spool = filepath.Join(r.world.dir, "none") // the archive alone counts
 	var list struct{ Backups []backupView }
 	for _, b := range decode(t, r.must("list", "--json"), &list).Backups {
@@ -68,12 +68,13 @@ func (r *ruins) to(flags ...string) string {
 	return quoted(append([]string{"walstream", "restore", r.dir}, flags...)...)
 }
 
-// restored pastes a restore or its removal, and removes what there is then.
+// restored pastes a restore, and removes what there is then.
 func (r *ruins) restored(w *world, text string) {
 	w.t.Helper()
-	w.sh(text)
-	if made, err := filepath.Glob(r.dir + "*/PG_VERSION"); err != nil || len(made) != 1 {
-		w.t.Errorf("pasted %s: restored %v", text, made)
+	out, errs, code := w.shell(text)
+	made, err := filepath.Glob(r.dir + "*/PG_VERSION")
+	if start := fmt.Sprintf("start it with PostgreSQL %d:  ", w.primary.Major); err != nil || len(made) != 1 || code != 0 || !strings.Contains(out, start) {
+		w.t.Errorf("pasted %s: restored %v, exit code %d\n%s%s", text, made, code, out, errs)
 	}
 	r.clear(w)
 }
@@ -96,10 +97,34 @@ func (b bad) when(do, mend func(*world)) bad {
 	return b
 }
 
+// at restores into another directory.
+func (b bad) at(dir string) bad {
+	b.line = quoted("walstream", "restore", dir, "--dry-run")
+	return b
+}
+
 // flipping makes a row of a file with one wrong bit.
 func flipping(path string, off int) (do, mend func(*world)) {
 	f := func(w *world) { flip(w.t, path, off) }
 	return f, f
+}
+
+// cutting makes a row of a file without its last byte.
+func cutting(path string) (do, mend func(*world)) {
+	var body []byte
+	write := func(w *world, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	do = func(w *world) {
+		var err error
+		if body, err = os.ReadFile(path); err != nil {
+			w.t.Fatal(err)
+		}
+		write(w, body[:len(body)-1])
+	}
+	return do, func(w *world) { write(w, body) }
 }
 
 // What can be wrong with a target, with the place to restore to, and with the
@@ -115,8 +140,9 @@ func TestBadRestore(t *testing.T) {
 		}
 		return names[0]
 	}
-	fork := strings.TrimSuffix(filepath.Base(glob("wal", "00000002", "*.zst")), ".zst")
+	r.fork = strings.TrimSuffix(filepath.Base(glob("wal", "00000002", "*.zst")), ".zst")
 	data := glob("backup", r.backups[1], "data", "*")
+	first := glob("backup", r.backups[0], "data", "*")
 	manifest := filepath.Join(r.archive, "backup", r.backups[1], "backup_manifest")
 	commit := glob("backups", "*-"+r.backups[1]+".json")
 	history := filepath.Join(r.archive, "wal", "00000002.history")
@@ -133,23 +159,16 @@ func TestBadRestore(t *testing.T) {
 	halfway := func(name, want string) bad {
 		return bad{name: name, line: r.to("--target-immediate", "--backup", r.backups[1]), code: 1, want: want, hint: "remove what was restored so far and begin anew: ", paste: (*world).sh}
 	}
-	whole := func(b bad) bad {
-		b.once = true // the last such row shows that it works again
-		return b
-	}
 	failed := func(b bad) bad {
 		b.code = 1
 		return b
 	}
 	occupied := func(name, want, file string) bad {
-		b := really(refused(name, want, "restore deletes nothing; into a directory that is absent or empty: ", "--target-name", "known"))
+		b := refused(name, want, "restore deletes nothing; into a directory that is absent or empty: ", "--target-name", "known")
 		b.do = func(w *world) {
 			testkit.Run(w.t, "sh", "-c", quoted("mkdir", r.dir)+" && "+quoted("touch", filepath.Join(r.dir, file)))
 		}
-		b.paste = func(w *world, text string) {
-			os.RemoveAll(r.dir)
-			r.restored(w, text)
-		}
+		b.mend = r.clear
 		return failed(b)
 	}
 
@@ -174,16 +193,21 @@ func TestBadRestore(t *testing.T) {
 		refused("in a hole", "segment "+r.hole+" is missing", "last point before it", "--target-xid", r.middle.xid).when(without(seg)),
 		refused("in a hole, to go on behind it", "segment "+r.hole+" is missing", "first point after it: ", "--target-xid", r.middle.xid).when(without(seg)),
 		refused("beyond a hole", "segment "+r.hole+" is missing", "last point before it", "--target-lsn", r.forked.lsn, "--backup", r.backups[0]).when(without(seg)),
-		refused("missing segment of the fork", "segment "+fork+", in which timeline 2 begins, is missing", "to stay on the timeline before: ").when(without(r.object(fork))),
+		refused("missing segment of the fork", "segment "+r.fork+", in which timeline 2 begins, is missing", "to stay on the timeline before: ").when(without(r.object(r.fork))),
 		refused("missing history", "the history of timeline 2 is missing", "00000002.history is in pg_wal").when(without(history)),
 		refused("missing history of a named timeline", "the history of timeline 2 is missing", "00000002.history is in pg_wal", "--target-timeline", "2").when(without(history)),
 		refused("history damaged", "wal/00000002.history is damaged", "00000002.history is in pg_wal").when(flipping(history, 3)),
 		refused("header damaged", "segment "+r.hole+" is damaged", "last point before it", "--backup", r.backups[0]).when(flipping(seg, 40)),
-		whole(halfway("part missing", "backup/"+r.backups[1]+"/data/"+filepath.Base(data))).when(without(data)),
-		whole(halfway("manifest damaged", "backup_manifest is damaged")).when(flipping(manifest, 100)),
+		really(refused("part missing", "backup "+r.backups[1]+" is unusable: backup/"+r.backups[1]+"/data/"+filepath.Base(data)+" is missing", "with another backup: ", "--target-lsn", r.late.lsn)).when(without(data)),
+		refused("part cut short", " bytes, not ", "with another backup: ", "--backup", r.backups[1], "--target-immediate").when(cutting(data)),
+		refused("manifest missing", "backup_manifest is missing", "with another backup: ", "--target-time", r.late.time).when(without(manifest)),
+		refused("manifest damaged", "backup_manifest is damaged", "with another backup: ").when(flipping(manifest, 100)),
+		refused("part missing of the only backup", "backup "+r.backups[0]+" is unusable: ", "no other backup leads there; ", "--target-name", "known").when(without(first)),
 		occupied("directory not empty", r.dir+" is not empty: it holds precious", "precious"),
-		occupied("postmaster there", r.dir+" holds postmaster.pid: a server runs there or crashed", "postmaster.pid"),
+		failed(refused("server there", r.primary.DataDir+" holds postmaster.pid: a server runs there or crashed", "restore deletes nothing; into a directory that is absent or empty: ")).at(r.primary.DataDir),
 		halfway("part damaged", "backup/"+r.backups[1]+"/data/"+filepath.Base(data)).when(flipping(data, 100000)),
 	})
 	r.clear(r.world)
+	r.settings()
+	r.walGet()
 }

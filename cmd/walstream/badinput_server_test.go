@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
 )
 
@@ -16,7 +17,9 @@ func TestBadServer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	c := w.primary
-	app := strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=app")
+	const name = `it's a\b: "c"` // of the role
+	role := pg.QuoteIdent(name)
+	app := strings.ReplaceAll(c.Conninfo(), "user=postgres", `user='it\'s a\\b: "c"'`)
 	look := quoted("walstream", "slot", "show", "-d", app)
 	receive := quoted("walstream", "receive", "--create-slot", "--once-until", "0/1000", "-d", app)
 	restart := func(*world) { c.Stop(syscall.SIGINT); c.Start() }
@@ -31,14 +34,14 @@ func TestBadServer(t *testing.T) {
 	w.catalogue("The server", []bad{
 		{name: "server down", do: func(w *world) { c.Stop(syscall.SIGINT) }, line: look, code: 1,
 			want: "connect to " + c.SocketDir + "/.s.PGSQL.5432: no such file or directory", hint: "does a server listen there? ",
-			paste: func(w *world, text string) { c.Start(); w.sh(text) }, mend: sql("CREATE ROLE app LOGIN REPLICATION"), then: 3},
-		{name: "unknown role", do: sql("DROP ROLE app"), line: look, code: 1,
-			want: `as app: FATAL: role "app" does not exist`, paste: (*world).psql, then: 3},
+			paste: func(w *world, text string) { c.Start(); w.sh(text) }, mend: sql("CREATE ROLE " + role + " LOGIN REPLICATION"), then: 3},
+		{name: "unknown role", do: sql("DROP ROLE " + role), line: look, code: 1,
+			want: "as " + name + `: FATAL: role "` + name + `" does not exist`, paste: (*world).psql, then: 3},
 		{name: "wal_level minimal", do: func(w *world) { c.Configure("wal_level = minimal", "max_wal_senders = 0"); restart(w) },
 			line: receive, code: 1, want: "the server allows no WAL senders",
 			hint: "restart PostgreSQL after: ", paste: (*world).psql, mend: restart},
-		{name: "no REPLICATION right", do: sql("ALTER ROLE app NOREPLICATION PASSWORD 'right'"), line: receive, code: 1,
-			want: "connect to " + c.SocketDir + "/.s.PGSQL.5432 as app: FATAL: ", paste: (*world).psql},
+		{name: "no REPLICATION right", do: sql("ALTER ROLE " + role + " NOREPLICATION PASSWORD 'right'"), line: receive, code: 1,
+			want: "connect to " + c.SocketDir + "/.s.PGSQL.5432 as " + name + ": FATAL: ", paste: (*world).psql},
 		{name: "pg_hba refuses", do: func(w *world) { pgpass("*:*:*:*:right"); c.Allow("local all postgres trust") }, line: receive, code: 1,
 			want: "no pg_hba.conf entry for replication connection", hint: "put first into pg_hba.conf, then SELECT pg_reload_conf(): ",
 			paste: func(w *world, text string) { c.Allow(text, "local all all trust") }},
@@ -48,7 +51,7 @@ func TestBadServer(t *testing.T) {
 			want: "pg_hba.conf rejects", hint: "put first into pg_hba.conf, then SELECT pg_reload_conf(): ",
 			paste: func(w *world, text string) { c.Allow(text, "local all all trust") }},
 		{name: "wrong password", do: func(w *world) { pgpass("*:*:*:*:wrong") }, line: receive, code: 1,
-			want: "password authentication failed for user \"app\"", hint: "put the right password into ~/.pgpass (mode 600): ",
+			want: `password authentication failed for user "` + name + `"`, hint: "put the right password into ~/.pgpass (mode 600): ",
 			paste: func(w *world, text string) { pgpass(strings.ReplaceAll(text, "PASSWORD", "right")) }, mend: func(*world) { c.Allow("local all all trust", "local replication all trust") }},
 		{name: "slot missing", do: sql("SELECT pg_drop_replication_slot('walstream')"), line: strings.ReplaceAll(receive, " --create-slot", ""), code: 1,
 			want: `replication slot "walstream" does not exist`, paste: (*world).sh},
@@ -65,11 +68,22 @@ func TestBadServer(t *testing.T) {
 		}, line: receive, code: 1, want: `replication slot "walstream" cannot be used`, hint: "choose another name: ",
 			paste: flags(receive), mend: sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")},
 		{name: "archive elsewhere than the slot says", line: receive + " --archive " + w.dir + "/elsewhere --spool " + w.dir + "/elsewhere-spool", code: 1,
-			do:   func(w *world) { w.sh(receive + " --once-until " + c.Psql(t, "SELECT pg_switch_wal()")) },
+			do: func(w *world) {
+				c.Psql(t, "SELECT pg_switch_wal()") // the slot follows complete segments only
+				w.sh(receive + " --once-until " + c.Psql(t, "SELECT pg_current_wal_lsn()"))
+			},
 			want: "slot walstream was moved to", hint: "if that archive is lost: ",
 			paste: func(w *world, text string) { w.sh(text + " --once-until 0/1000") }},
 		{name: "slot lost", do: (*world).loseSlot, line: "walstream slot show", code: 3,
 			want: `slot "walstream" keeps no WAL`, paste: (*world).sh},
+		{name: "WAL removed while the slot was lost", line: quoted("walstream", "receive", "--create-slot"), code: 1,
+			want: "has already been removed", hint: "copy the missing segments into pg_wal", once: true,
+			paste: func(w *world, text string) {
+				w.archive, w.spool = w.dir+"/new", w.dir+"/new-spool"
+				r := w.receive("--create-slot")
+				w.sh(text)
+				r.stop()
+			}},
 	})
 }
 

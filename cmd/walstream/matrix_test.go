@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,7 +177,38 @@ func (r *matrixRun) targets() {
 			r.t.Errorf("restored to %s: %s, want 135 rows, the prepared one among them", c.name, got)
 		}
 		restored.Stop(syscall.SIGINT)
+		if c.name == "end" {
+			r.otherMajor(restored)
+		}
 	}
+}
+
+// refusesMajor is what PostgreSQL says of a cluster of another major version: by
+// its number, or if it stumbles over a new setting before, by that.
+var refusesMajor = regexp.MustCompile(`FATAL:  (database files are incompatible with server|configuration file ".*" contains errors)`)
+
+// otherMajor starts a restored cluster with the machine's own PostgreSQL, which
+// refuses one of another major version and leaves it as it is.
+func (r *matrixRun) otherMajor(c *testkit.Cluster) {
+	r.t.Helper()
+	bin, err := testkit.Command(r.t, "pg_config", "--bindir").Output()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	own := testkit.Command(r.t, filepath.Join(strings.TrimSpace(string(bin)), "postgres"), "-D", c.DataDir)
+	if strings.HasPrefix(own.Path, c.Bin) {
+		return
+	}
+	before := snapshot(r.t, c.DataDir)
+	said, err := own.CombinedOutput()
+	if err == nil || !refusesMajor.Match(said) {
+		r.t.Errorf("another PostgreSQL than %d says %v\n%s", c.Major, err, said)
+	}
+	if changed := changes(before, snapshot(r.t, c.DataDir)); len(changed) > 0 {
+		r.t.Errorf("another PostgreSQL than %d changed %q", c.Major, changed)
+	}
+	c.Start()
+	c.Stop(syscall.SIGINT)
 }
 
 // restore is world.restore with the tablespace moved, and checks what came back.

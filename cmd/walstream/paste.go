@@ -45,7 +45,7 @@ func (a *app) pasteable(h string) string {
 // another.
 func (a *app) flagsFor(cmd *cobra.Command, h string) string {
 	var b strings.Builder
-	aimed := strings.Contains(h, "--target-") || strings.Contains(h, "--backup ")
+	aimed := strings.Contains(h, "--target-")
 	add := func(f *pflag.Flag) {
 		target := strings.HasPrefix(f.Name, "target-") && f.Name != "target-action" || f.Name == "backup"
 		if !f.Changed || strings.Contains(h, " --"+f.Name+" ") || aimed && target {

@@ -19,6 +19,8 @@ func TestHintsArePasteable(t *testing.T) {
 		{[]string{"restore", "--target-time", "2026-11-22", "--target-exclusive", "--tablespace-map", "/a=/b", "--tablespace-map", "/c=/d e", "-n", "it's"},
 			"earliest: walstream restore --target-immediate --backup B DIR",
 			`earliest: walstream restore --dry-run --tablespace-map /a=/b --tablespace-map '/c=/d e' --target-immediate --backup B 'it'\''s'`},
+		{[]string{"restore", "--target-time", "2026-11-22", "--backup", "B", "d"}, "with another: walstream restore --backup C DIR",
+			"with another: walstream restore --target-time 2026-11-22 --backup C d"},
 		{[]string{"restore", "--target-name", "p", "--target-timeline", "3", "d"}, "elsewhere: walstream restore d-2",
 			"elsewhere: walstream restore --target-name p --target-timeline 3 d-2"},
 		{[]string{"restore", "d"}, "take one: walstream backup, or leave DIRECTORY alone", "take one: walstream backup, or leave DIRECTORY alone"},

@@ -146,7 +146,7 @@ func freeBytes(dir string) (int64, bool) {
 // nextSteps tells what a restored cluster does and does not do.
 func nextSteps(p *recovery.Plan, dir string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored; start it:  %spg_ctl -D %s start\n", asOwner(dir), hint.Quote(dir))
+	fmt.Fprintf(&b, "restored; start it with PostgreSQL %d:  %spg_ctl -D %s start\n", p.Identity.MajorVersion, asOwner(dir), hint.Quote(dir))
 	if p.Target.Action == recovery.ActionPause {
 		b.WriteString("it pauses at the target; look, then make it live:  SELECT pg_wal_replay_resume();\n")
 	}

@@ -189,8 +189,8 @@ func (a *app) load() (*config.Loaded, error) {
 	}
 	loaded, err := config.Load(src)
 	var wrong *config.Error
-	if errors.As(err, &wrong) && wrong.UnknownKey {
-		err = hint.With(err, "every key there is: walstream config example")
+	if errors.As(err, &wrong) {
+		err = hint.With(err, "every key, what it means and its default: walstream config example")
 	}
 	if err != nil {
 		return nil, err

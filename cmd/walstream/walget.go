@@ -11,6 +11,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
@@ -103,6 +104,9 @@ func (a *app) walGet(ctx context.Context, file, path string, standby bool) error
 	}
 	if out == recovery.Absent {
 		return &absentError{err}
+	}
+	if len(hint.Of(err)) == 0 {
+		err = hint.With(err, "what the archive has: walstream list wal")
 	}
 	return err
 }

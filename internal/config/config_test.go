@@ -195,6 +195,10 @@ func TestProblems(t *testing.T) {
 		{"store", "archive: s3://k:s@b/p\n", []string{`FILE:1: archive: "s3://k:***@b/p" is no directory: want an absolute path`}},
 		{"address", "http: {listen: 9788}\n", []string{`FILE:1: http.listen: "9788" is no address: write it like 127.0.0.1:9788, or off`}},
 		{"port", "http: {listen: '[::1]:99999'}\n", []string{`FILE:1: http.listen: "[::1]:99999" is no address: write it like 127.0.0.1:9788, or off`}},
+		{"line break", "archive: \"/a\\nb\"\nspool: {dir: \"/s\\r\"}\n", []string{
+			`FILE:1: archive: "/a\nb" has a line break: no restore_command can hold that`,
+			`FILE:2: spool.dir: "/s\r" has a line break: no restore_command can hold that`,
+		}},
 		{"name", "application_name: näh\nrestore_retry: -1s\n", []string{
 			`FILE:1: application_name: "näh" is no application_name: only printable ASCII`,
 			"FILE:2: restore_retry: must not be negative",

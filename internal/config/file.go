@@ -75,7 +75,6 @@ func (l *loader) entry(file, prefix string, k, v *yaml.Node) {
 	}
 	switch l.kind(prefix, k.Value) {
 	case unknownKey:
-		l.unknown = true
 		l.problem(at(file, k), "unknown key %s%s", path, didYouMean(k.Value, l.level(prefix)))
 	case branchKey:
 		l.walk(file, path+".", v)

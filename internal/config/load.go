@@ -61,8 +61,7 @@ func (l *Loaded) FromFlag(key string) bool {
 
 // Error lists everything that is wrong with a configuration.
 type Error struct {
-	Problems   []string // each names its place and key
-	UnknownKey bool     // one of them is a key that there is not
+	Problems []string // each names its place and key
 }
 
 func (e *Error) Error() string { return strings.Join(e.Problems, "\n") }
@@ -78,7 +77,6 @@ type loader struct {
 	keys     []Key
 	settings map[string]setting
 	problems []string
-	unknown  bool // a key of the file is none
 	warnings []string
 }
 
@@ -110,7 +108,11 @@ func (l *loader) finish(file string) (*Loaded, error) {
 	out := &Loaded{File: file, Warnings: l.warnings}
 	for _, k := range l.keys {
 		s := l.settings[k.Path]
-		if err := k.set(&out.Config, s.text); err != nil {
+		err := k.set(&out.Config, s.text)
+		if k.relative && strings.ContainsAny(s.text, "\r\n") {
+			err = fmt.Errorf("%q has a line break: no restore_command can hold that", Mask(s.text))
+		}
+		if err != nil {
 			l.problem(s.origin, "%s: %v", k.Path, err)
 		}
 		shown := s.text
@@ -120,7 +122,7 @@ func (l *loader) finish(file string) (*Loaded, error) {
 		out.Values = append(out.Values, Value{Key: k.Path, Value: shown, Origin: s.origin})
 	}
 	if len(l.problems) > 0 {
-		return nil, &Error{Problems: l.problems, UnknownKey: l.unknown}
+		return nil, &Error{Problems: l.problems}
 	}
 	return out, nil
 }

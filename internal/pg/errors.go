@@ -95,11 +95,12 @@ func explain(cfg *pgconn.Config, err error) error {
 // passLine is the line of .pgpass that belongs to a connection. Sockets are
 // found there as localhost.
 func passLine(cfg *pgconn.Config) string {
+	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace
 	host := cfg.Host
 	if strings.HasPrefix(host, "/") {
 		host = "localhost"
 	}
-	return fmt.Sprintf("%s:%d:*:%s:PASSWORD", host, cfg.Port, cfg.User)
+	return fmt.Sprintf("%s:%d:*:%s:PASSWORD", escape(host), cfg.Port, escape(cfg.User))
 }
 
 // hbaFrom is where the server says the connection comes from, in English.
@@ -107,11 +108,11 @@ var hbaFrom = regexp.MustCompile(`from host "([^"]+)"`)
 
 // hbaLine is the line of pg_hba.conf that lets a connection in.
 func hbaLine(cfg *pgconn.Config, message string) string {
-	db := cfg.Database
+	who := hbaName(cfg.Database)
 	if cfg.RuntimeParams["replication"] != "" {
-		db = "replication"
+		who = "replication"
 	}
-	who := db + " " + cfg.User
+	who += " " + hbaName(cfg.User)
 	from := "<address of this host>/32"
 	if m := hbaFrom.FindStringSubmatch(message); m != nil {
 		from = m[1] + "/32"
@@ -123,6 +124,17 @@ func hbaLine(cfg *pgconn.Config, message string) string {
 		return "local " + who + " scram-sha-256"
 	}
 	return "host " + who + " " + from + " scram-sha-256"
+}
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// hbaName quotes a name for pg_hba.conf, where more than one would expect has a
+// meaning.
+func hbaName(s string) string {
+	if plainName.MatchString(s) && s != "all" {
+		return s
+	}
+	return QuoteIdent(s)
 }
 
 // connectError is a connection that was not made. Its text is only what is at

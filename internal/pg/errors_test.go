@@ -70,9 +70,12 @@ func TestLines(t *testing.T) {
 	tcp := &pgconn.Config{Host: "db1", Port: 5433, User: "walstream", Database: "postgres"}
 	repl := &pgconn.Config{Host: "db1", User: "walstream", RuntimeParams: map[string]string{"replication": "true"}}
 	socket := &pgconn.Config{Host: "/run/postgresql", Port: 5432, User: "walstream", Database: "postgres"}
+	odd := &pgconn.Config{Host: "fe80::1", Port: 5432, User: `it's\ a: "user"`, Database: "all"}
 	const text = `no pg_hba.conf entry for replication connection from host "%s", user "walstream", no encryption`
 	for want, got := range map[string]string{
 		"db1:5433:*:walstream:PASSWORD":                                      passLine(tcp),
+		`fe80\:\:1:5432:*:it's\\ a\: "user":PASSWORD`:                        passLine(odd),
+		`host "all" "it's\ a: ""user""" 192.0.2.7/32 scram-sha-256`:          hbaLine(odd, fmt.Sprintf(text, "192.0.2.7")),
 		"localhost:5432:*:walstream:PASSWORD":                                passLine(socket),
 		"host replication walstream 192.0.2.7/32 scram-sha-256":              hbaLine(repl, fmt.Sprintf(text, "192.0.2.7")),
 		"host postgres walstream 2001:db8::7/128 scram-sha-256":              hbaLine(tcp, fmt.Sprintf(text, "2001:db8::7")),
