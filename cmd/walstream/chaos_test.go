@@ -89,7 +89,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, err := testkit.Build(binaryDir, "-tags", "chaos,"+mutant, "-overlay", overlay)
+	bin, err := testkit.Build(binaryDir, "-tags", "chaos,crashpoint,"+mutant, "-overlay", overlay)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ func faults() []fault {
 	return []fault{
 		{"kill -9 of walstream", 2, func(r *chaosRound) { r.service.signal(syscall.SIGKILL) }},
 		{"SIGSTOP of walstream", 2, (*chaosRound).pauseReceiver},
+		{"crash point", 4, (*chaosRound).crashPoint},
 		{"power loss of the receiver", 4, (*chaosRound).powerLoss},
 		{"spool deleted", 2, (*chaosRound).deleteSpool},
 		{"spool deleted behind the archive", 4, (*chaosRound).deleteSpoolBehind},
