@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -86,6 +88,9 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 		return Trouble, fmt.Errorf("it is missing, but later WAL of its timeline exists: %s", later)
 	}
 	out, err := g.deliver(func(f *os.File) error { return g.beginning(ctx, id, f) })
+	if errors.Is(err, errOwn) {
+		return Absent, err
+	}
 	if out == Delivered || unknown(err) != nil {
 		return out, err
 	}
@@ -138,10 +143,35 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 	if n == 0 {
 		return errNotHere
 	}
+	if err := g.ownIsLonger(id, n); err != nil {
+		return err
+	}
 	if end := id.Start(size) + wal.LSN(n); g.plan != nil && end < min(g.plan.Need, id.End(size)) {
 		if required, _ := g.plan.Required(id); required {
 			return fmt.Errorf("it can be read up to %s only, the plan needs it up to %s", end, g.plan.Need)
 		}
 	}
 	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
+}
+
+// errOwn says that the server has as much of a segment in its pg_wal, where it
+// looks when it gets nothing here.
+var errOwn = errors.New("the server has as much of it in its pg_wal")
+
+// ownIsLonger fails with errOwn if n bytes are no more than the server has. A
+// standby that streamed may be ahead of the receiver, and a beginning without
+// the last record that it has replayed makes PostgreSQL panic at its promotion.
+func (g *walGet) ownIsLonger(id segment.ID, n int64) error {
+	if g.plan != nil {
+		return nil
+	}
+	view := g.view
+	if view == nil {
+		view = &segment.SpoolView{Identity: g.archive.Identity().Identity}
+	}
+	own := filepath.Join(filepath.Dir(g.path), g.file)
+	if valid, err := view.ValidIn(fsx.OS{}, own, id); err == nil && valid >= n {
+		return errOwn
+	}
+	return nil
 }

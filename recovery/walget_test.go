@@ -423,6 +423,31 @@ func TestWalGetFromSpool(t *testing.T) {
 	g.expect(t, g.store, seg(1, 6), Trouble, nil)
 }
 
+// A standby that streamed may have more in its pg_wal than the receiver. It
+// must not get less than it has replayed.
+func TestWalGetAheadOfReceiver(t *testing.T) {
+	g := newGetter(t)
+	fifth := nth(g.wal, 4) // the archive has 0x50000 bytes of it
+	own := filepath.Join(filepath.Dir(g.target()), seg(1, 5))
+	for _, spool := range []map[string][]byte{nil, {seg(1, 4): nth(g.wal, 3)}} {
+		if spool != nil {
+			g.withPlan(t, nil, spool)
+		}
+		for valid, want := range map[int]Outcome{0x40000: Delivered, 0x90000: Absent, int(testSize): Absent} {
+			if err := os.WriteFile(own, padded(fifth, valid), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			g.expect(t, g.store, seg(1, 5), want, padded(fifth, 0x50000))
+		}
+		broken := bytes.Clone(fifth)
+		broken[0x30000] ^= 1
+		if err := os.WriteFile(own, broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		g.expect(t, g.store, seg(1, 5), Delivered, padded(fifth, 0x50000))
+	}
+}
+
 // Trouble that passes is waited for; trouble that does not, for as long as was
 // asked for; damage not at all.
 func TestWalGetRetries(t *testing.T) {

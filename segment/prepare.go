@@ -110,10 +110,11 @@ func (s *Spool) prepare(id ID) error {
 }
 
 // makePartial makes the file of an unfinished segment: it begins with what src
-// gives, nil for nothing, and has its full size. With fill that is zeros, so
-// that an fdatasync has no metadata to write later on, otherwise a hole. What
-// was written and the name are durable when it returns. An older file of the
-// name is replaced at that moment. A disk without room for it is a [*FullError].
+// gives, nil for nothing, and has its full size. With fill zeros are written,
+// so that an fdatasync has no metadata to write later on; without, the room is
+// only taken. What was written and the name are durable when it returns. An
+// older file of the name is replaced at that moment. A disk without room for it
+// is a [*FullError].
 func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool) (fsx.File, error) {
 	tmp := s.partialPath(id) + tmpSuffix
 	if err := s.fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -132,7 +133,7 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 			err = f.Sync()
 		}
 	} else {
-		err = f.Truncate(int64(s.size))
+		err = f.Allocate(int64(s.size)) // a full disk has to show here
 	}
 	if err == nil {
 		crashpoint.Hit(crashpoint.SpoolFilled)

@@ -110,6 +110,13 @@ func (v *SpoolView) Valid(p Sealed) (Sealed, error) {
 	return p, nil
 }
 
+// ValidIn is the end of the valid records, as an offset, in another file with
+// the WAL of segment id: one in a server's pg_wal.
+func (v *SpoolView) ValidIn(fsys fsx.FS, path string, id ID) (int64, error) {
+	p, err := v.Valid(Sealed{ID: id, Path: path, fsys: fsys})
+	return p.To, err
+}
+
 // leadTo is the complete segments with which a reader of segment id begins.
 func (v *SpoolView) leadTo(id ID) ([]Sealed, bool) {
 	history := History{Timeline: id.Timeline}

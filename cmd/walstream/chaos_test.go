@@ -89,7 +89,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, err := testkit.Build(binaryDir, "-tags", "chaos,"+mutant, "-overlay", overlay)
+	bin, err := testkit.Build(binaryDir, "-tags", "chaos,crashpoint,"+mutant, "-overlay", overlay)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func newChaosRound(t *testing.T, bin string, seed uint64, proxy *toxiproxy) *cha
 		r.second.set(map[string]any{"enabled": false}) // until there is a standby
 		r.dbname = fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres", r.wire.port, r.second.port)
 	}
-	r.env = []string{fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock")}
+	r.env = []string{fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock"), "WALSTREAM_SPOOL_MAX_SIZE=12MiB"}
 	return r
 }
 
@@ -272,7 +272,7 @@ func (r *chaosRound) healthy() {
 
 func (r *chaosRound) run() {
 	r.begin()
-	for range 2 + r.rnd.IntN(3) {
+	for range 3 + r.rnd.IntN(4) {
 		r.rows(int64(50 + r.rnd.IntN(200)))
 		weather, f := pick(r.rnd, weathers()), pick(r.rnd, faults())
 		r.count(weather.name, f.name)

@@ -74,7 +74,7 @@ func (r *chaosRound) powerLossAtOnce() {
 		r.rows(20)
 	}
 	r.service.stop(syscall.SIGKILL)
-	r.losePower()
+	r.losePower(r.survivors())
 	r.destroyPrimary()
 }
 

@@ -30,11 +30,13 @@ func faults() []fault {
 	return []fault{
 		{"kill -9 of walstream", 2, func(r *chaosRound) { r.service.signal(syscall.SIGKILL) }},
 		{"SIGSTOP of walstream", 2, (*chaosRound).pauseReceiver},
+		{"crash point", 4, (*chaosRound).crashPoint},
 		{"power loss of the receiver", 4, (*chaosRound).powerLoss},
 		{"spool deleted", 2, (*chaosRound).deleteSpool},
 		{"spool deleted behind the archive", 4, (*chaosRound).deleteSpoolBehind},
 		{"fsync of the spool fails", 2, (*chaosRound).failSync},
-		{"spool full", 2, (*chaosRound).fillSpool},
+		{"spool's disk full", 2, (*chaosRound).fillDisk},
+		{"spool at its limit", 1, (*chaosRound).fillSpool},
 		{"clock jump", 1, (*chaosRound).jump},
 		{"kill -9 of the postmaster", 2, func(r *chaosRound) { r.restart(syscall.SIGKILL) }},
 		{"fast restart", 1, func(r *chaosRound) { r.restart(syscall.SIGINT) }},
@@ -147,18 +149,23 @@ func (r *chaosRound) pauseReceiver() {
 func (r *chaosRound) powerLoss() {
 	r.t.Helper()
 	r.service.stop(syscall.SIGKILL)
-	r.losePower()
+	r.losePower(r.survivors())
 	r.service.up()
 }
 
-func (r *chaosRound) losePower() {
+// survivors decides what of the unsynced bytes and names a power loss leaves,
+// nil is nothing.
+func (r *chaosRound) survivors() *rand.Rand {
+	if r.rnd.IntN(2) == 0 {
+		return nil
+	}
+	return rand.New(rand.NewPCG(r.seed, r.rnd.Uint64()))
+}
+
+func (r *chaosRound) losePower(rnd *rand.Rand) {
 	r.t.Helper()
 	if r.disks[0] == r.disks[1] { // no archive that can be read, no file to lose
 		r.chmodArchive(0o750, true)
-	}
-	var rnd *rand.Rand
-	if r.rnd.IntN(2) == 0 {
-		rnd = rand.New(rand.NewPCG(r.seed, r.rnd.Uint64()))
 	}
 	if err := r.disks[0].PowerLoss(rnd); err != nil {
 		r.t.Fatal(err)
@@ -225,9 +232,21 @@ func (r *chaosRound) failSync() {
 	testkit.Wait(r.t, "the receiver to end", func() (bool, string) { return r.service.started() > before, r.service.output() })
 }
 
-// fillSpool lets no byte more into the spool for a while, and so lets no
-// commit through.
+// fillSpool writes more WAL than the spool may hold while nothing is archived.
 func (r *chaosRound) fillSpool() {
+	r.t.Helper()
+	r.clear()
+	r.archiveReadOnly()
+	for range 16 {
+		_, _ = r.primary.Query("SELECT pg_switch_wal()")
+		time.Sleep(150 * time.Millisecond)
+	}
+	r.event("spool: %v", r.listSpool())
+}
+
+// fillDisk lets no byte more into the spool for a while, and so lets no
+// commit through.
+func (r *chaosRound) fillDisk() {
 	r.t.Helper()
 	r.inject(fsx.Fault{Path: r.spool, Kinds: []fsx.OpKind{fsx.OpCreate, fsx.OpWrite, fsx.OpMkdir}, Errno: syscall.ENOSPC})
 	time.Sleep(r.between(500*time.Millisecond, 4*time.Second))

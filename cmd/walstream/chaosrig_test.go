@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -218,6 +219,10 @@ type service struct {
 	w     *world
 	ended func() // is called between two processes
 
+	// Set while it is down.
+	once    []string // environment of the next process alone
+	atDeath func()   // what happens when that has died
+
 	mu      sync.Mutex
 	current *receiving
 	down    bool
@@ -234,6 +239,10 @@ func (s *service) up() {
 		for up := true; up; up = s.start() {
 			err := <-s.current.done
 			s.ended()
+			if s.atDeath != nil {
+				s.atDeath()
+				s.atDeath = nil
+			}
 			if code := s.current.cmd.ProcessState.ExitCode(); code == exitUsage {
 				s.w.t.Errorf("walstream receive stays down: %v\n%s", err, s.current.output())
 				return
@@ -249,7 +258,10 @@ func (s *service) start() bool {
 	if s.down {
 		return false
 	}
-	s.current = s.w.launch("--create-slot")
+	w := *s.w
+	w.env = append(slices.Clip(w.env), s.once...)
+	s.once = nil
+	s.current = w.launch("--create-slot")
 	s.starts++
 	return true
 }

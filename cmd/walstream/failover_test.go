@@ -299,3 +299,35 @@ func TestTwoPromotionsWhileStopped(t *testing.T) {
 		t.Errorf("%s rows, want 20000", got)
 	}
 }
+
+// A standby that streams is a little ahead of the receiver when the primary
+// dies. Promoted, it asks for the segment of its last record again: what the
+// spool has of that must not hide what it has itself.
+func TestStandbyAheadOfReceiver(t *testing.T) {
+	t.Parallel()
+	f := newFailover(t)
+	f.b.Configure(fmt.Sprintf("restore_command = '%s wal-get --archive %s --spool %s %%f %%p'", f.bin, f.archive, f.spool))
+	r := f.receive("--create-slot")
+	f.b.Stop(syscall.SIGINT)
+	f.b.Start()
+	f.a.Psql(t, "CREATE TABLE t AS SELECT 1 AS i")
+	r.cmd.Process.Signal(syscall.SIGSTOP)
+	f.a.Psql(t, "SET synchronous_commit = local; INSERT INTO t VALUES (2)")
+	testkit.Wait(t, "the standby to have what the receiver has not", func() (bool, string) {
+		rows, err := f.b.Query("SELECT count(*) FROM t")
+		return rows == "2", fmt.Sprint(rows, err)
+	})
+	f.a.Stop(syscall.SIGKILL)
+	f.b.Psql(t, "SELECT pg_promote(false)")
+	testkit.Wait(t, "the promotion", func() (bool, string) {
+		if !f.b.Running() {
+			t.Fatalf("the standby has ended:\n%s", f.b.Log())
+		}
+		state, err := f.b.Query("SELECT pg_is_in_recovery()")
+		return state == "f", fmt.Sprint(state, err)
+	})
+	if rows := f.b.Psql(t, "SELECT count(*) FROM t"); rows != "2" {
+		t.Errorf("%s rows after the promotion, want 2", rows)
+	}
+	r.cmd.Process.Signal(syscall.SIGCONT)
+}

@@ -72,7 +72,7 @@ func receive(conninfo, dir, slot, end string) error {
 		go func() {
 			defer stop()
 			for recv.Status().Flushed < until && ctx.Err() == nil {
-				time.Sleep(2 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond)
 			}
 		}()
 	}

@@ -55,6 +55,9 @@ type File interface {
 	Name() string
 	Stat() (fs.FileInfo, error)
 	Truncate(size int64) error
+	// Allocate makes a new file size bytes long, zeros, and takes room for
+	// them on the disk if its file system can do that.
+	Allocate(size int64) error
 	// Sync makes contents and metadata durable.
 	Sync() error
 	// Datasync makes contents durable, and of the metadata what is needed
@@ -68,6 +71,19 @@ type disk struct{}
 type osFile struct {
 	*os.File
 	fd int
+}
+
+// Allocate implements [File].
+func (f osFile) Allocate(size int64) error {
+	for {
+		err := unix.Fallocate(f.fd, 0, 0, size)
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP):
+			return f.Truncate(size)
+		case !errors.Is(err, unix.EINTR):
+			return os.NewSyscallError("fallocate", err)
+		}
+	}
 }
 
 // Datasync must not run beside Close.

@@ -152,6 +152,9 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
+// Allocate implements [File].
+func (f *memFile) Allocate(size int64) error { return f.Truncate(size) }
+
 func (f *memFile) sync(kind OpKind) error {
 	injected := f.m.hook(kind, f.name)
 	if err := f.check("sync", false); err != nil {

@@ -131,6 +131,11 @@ func (f *chaosFile) Truncate(size int64) error {
 	return f.journal.change(Record{Kind: OpTruncate, Path: f.Name(), Off: size}, func() (uint64, error) { return f.inode, f.f.Truncate(size) })
 }
 
+// Allocate implements [File].
+func (f *chaosFile) Allocate(size int64) error {
+	return f.journal.change(Record{Kind: OpTruncate, Path: f.Name(), Off: size}, func() (uint64, error) { return f.inode, f.f.Allocate(size) })
+}
+
 // Sync implements [File].
 func (f *chaosFile) Sync() error {
 	return f.journal.sync(Record{Kind: OpSync, Path: f.Name(), Inode: f.inode}, f.f.Sync)
