@@ -106,7 +106,8 @@ func (s *Spool) follow(tli wal.Timeline, lsn wal.LSN) (wal.LSN, error) {
 // one where the last call ended ([*GapError], [*OrderError], [*TimelineError]
 // otherwise). The bytes are durable when a Sync that begins afterwards has
 // returned. Bytes that differ from what is durable already are a
-// [*DivergenceError]; the stream has to be begun anew then.
+// [*DivergenceError], and a disk that is full a [*FullError]; the stream has to
+// be begun anew then.
 func (s *Spool) Append(tli wal.Timeline, lsn wal.LSN, p []byte) error {
 	if err := s.failed(); err != nil {
 		return err
@@ -150,7 +151,10 @@ func (s *Spool) appendPart(p []byte) (int, error) {
 		}
 	}
 	if _, err := s.open.f.WriteAt(p[:n], s.size.Offset(s.next)); err != nil {
-		return 0, s.fail(err)
+		if isFull(err) { // in a file that was not filled with zeros; it will come again
+			err = &FullError{err}
+		}
+		return 0, s.failUnlessFull(err)
 	}
 	crashpoint.Hit(crashpoint.SpoolWritten)
 	s.next += n

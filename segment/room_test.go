@@ -80,11 +80,11 @@ func TestRoom(t *testing.T) {
 	send(worldBase+mb+5, worldBase+3*mb)
 }
 
-// fullDisk is a disk without room for new segments while it is set.
+// fullDisk is a disk without room while it is set.
 func fullDisk(disk *fsx.Mem) *atomic.Bool {
 	var full atomic.Bool
 	disk.OnOp = func(op fsx.Op) error {
-		if full.Load() && op.Kind == fsx.OpWrite && strings.HasSuffix(op.Path, ".tmp") {
+		if full.Load() && op.Kind == fsx.OpWrite {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -114,7 +114,19 @@ func TestDiskFullWhileReceiving(t *testing.T) {
 		t.Errorf("the attempts took room: %v", names)
 	}
 	full.Store(false)
-	b.send(1, worldBase+mb, worldBase+2*mb+5)
+	b.send(1, worldBase+mb, worldBase+mb+5)
+	b.ok(b.Prepare(t.Context(), worldBase+5*mb)) // takes no room yet
+	b.send(1, worldBase+mb, worldBase+2*mb)
+	full.Store(true)
+	for range 2 {
+		b.ok(b.Begin(1, worldBase+2*mb))
+		want[*segment.FullError](t, b.Append(1, worldBase+2*mb, b.w.streams[1].At(worldBase+2*mb, worldBase+2*mb+1000)))
+		if durable, err := b.Sync(); durable != worldBase+2*mb || err != nil {
+			t.Errorf("durable %s, %v", durable, err)
+		}
+	}
+	full.Store(false)
+	b.send(1, worldBase+2*mb, worldBase+3*mb+5)
 	b.crash()
 	b.ok(b.w.run(b.disk))
 }
