@@ -46,6 +46,7 @@ type HoldSlot struct {
 	since   wal.LSN         // from here to target all is archived
 	target  segment.Position
 	status  HoldStatus
+	kept    segment.Position // as status says, and on which timeline
 }
 
 // HoldStatus is what is known of the hold slot.
@@ -284,6 +285,18 @@ func (h *HoldSlot) note(st SlotState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.status.SlotState, h.status.Looked = st, time.Now()
+	h.kept = segment.Position{Timeline: h.at.timeline, LSN: st.RestartLSN}
+}
+
+// keptOn is where the slot of the server that is followed was seen last, if
+// that is on timeline tli; zero otherwise.
+func (h *HoldSlot) keptOn(tli wal.Timeline) wal.LSN {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.kept.Timeline != tli {
+		return 0
+	}
+	return h.kept.LSN
 }
 
 // recreate makes a slot that holds nothing anew.

@@ -171,8 +171,8 @@ func (n *neighbour) look(ctx context.Context) (err error) {
 	return n.slotErr
 }
 
-// keepSlot moves the slot of a standby as far as the archive and the standby
-// are, and makes it when it holds nothing.
+// keepSlot moves the slot of a standby to where the primary's is, as far as the
+// standby is, and makes it when it holds nothing.
 func (n *neighbour) keepSlot(ctx context.Context) error {
 	slot := Slot{Options: n.options, Name: n.hold.current().Name}
 	st, err := slot.read(ctx, n.srv.Conn)
@@ -183,8 +183,7 @@ func (n *neighbour) keepSlot(ctx context.Context) error {
 		n.log.Info().Str("slot", slot.Name).Msg("making the slot on the standby")
 		return slot.reserve(ctx, n.srv.Conn, st) // moved by the next look
 	}
-	to, _ := n.hold.goal(segment.Position{Timeline: n.srv.System.Timeline, LSN: n.srv.System.FlushLSN}, st.RestartLSN)
-	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, to)
+	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, n.hold.keptOn(n.srv.System.Timeline))
 	switch {
 	case errors.Is(err, errInvalidated):
 		return slot.reserve(ctx, n.srv.Conn, SlotState{Exists: true})

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -181,4 +183,18 @@ func TestNewerTimelineKnown(t *testing.T) {
 		t.Errorf("streamed from %d times", n)
 	}
 	g.stop()
+}
+
+// A standby's slot keeps what the primary's keeps, whatever may be archived,
+// and one on another timeline stays where it is.
+func TestStandbySlotFollowsPrimarys(t *testing.T) {
+	h := newHoldSlot(Slot{Name: "s"}, time.Second, zerolog.Nop())
+	h.at = holdPlace{h.slot, 2}
+	h.Advance(0, segment.Position{Timeline: 2, LSN: 9 * mib})
+	for tli, want := range map[wal.Timeline]wal.LSN{1: 0, 2: 5 * mib, 3: 0} {
+		h.note(SlotState{Exists: true, RestartLSN: 5 * mib})
+		if got := h.keptOn(tli); got != want {
+			t.Errorf("timeline %s: %s, want %s", tli, got, want)
+		}
+	}
 }
