@@ -334,6 +334,7 @@ func (r *chaosRound) promote() {
 	}
 	r.destroyPrimary()
 	if how == "down" {
+		r.clear() // it answers only when it has read the archive
 		s.Start()
 	}
 	r.event("promote a standby that was %s since about %s; receiver killed: %v", how, lsn, killed)
