@@ -1,13 +1,23 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/walgen"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
 )
 
 // With the archive away the spool fills up to spool.max_size. Then commits
@@ -120,5 +130,57 @@ func TestDeletedSpool(t *testing.T) {
 	w.must("restore", dir)
 	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
 		t.Errorf("lost: %v", lost)
+	}
+}
+
+// A receiver that starts with a full disk archives what waits in the spool, and
+// opens it then.
+func TestMakeRoom(t *testing.T) {
+	id := segment.Identity{SystemIdentifier: 7_300_000_000_000_000_001, MajorVersion: 15, SegmentSize: segment.MinSize}
+	c := &config.Loaded{Config: config.Config{SpoolDir: filepath.Join(t.TempDir(), "spool"), CompressionLevel: "fastest"}}
+	location := filepath.Join(t.TempDir(), "archive")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := archive.Locate(location, true)
+	ok(err)
+	arch, err := archive.Pin(ctx, store, id)
+	ok(err)
+
+	g := walgen.New(id.ScanConfig(segment.ID{Timeline: 1, No: 7}), 1)
+	start := g.Config.Start
+	g.Fill(start + 5*wal.LSN(mib)/2)
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: c.SpoolDir, Identity: id})
+	ok(err)
+	ok(spool.Begin(1, start))
+	ok(spool.Append(1, start, g.At(start, g.End())))
+	held, err := spool.Sync()
+	ok(err)
+	d := newDaemon(c, location, zerolog.Nop())
+	var locked *segment.LockedError
+	if err := d.makeRoom(ctx, &segment.FullError{Err: syscall.ENOSPC}); !errors.As(err, &locked) {
+		t.Errorf("of a spool that another process has: %v", err)
+	}
+	ok(spool.Close())
+
+	ok(d.makeRoom(ctx, &segment.FullError{Err: syscall.ENOSPC}))
+	defer d.close()
+	if missing, err := arch.Missing(ctx, 1, 7, 8); len(missing) > 0 || err != nil {
+		t.Errorf("not archived: %v, %v", missing, err)
+	}
+	// The one before the open segment stays, for the next recovery.
+	if u := d.spoolOpen().Usage(); u.Waiting > 1 || u.Bytes > 2*int64(mib) {
+		t.Errorf("still in the spool: %+v", u)
+	}
+	if at, _ := d.spoolOpen().Resume(); at.LSN != held {
+		t.Errorf("the spool ends at %s, it was %s", at.LSN, held)
+	}
+	if err := d.makeRoom(ctx, syscall.EROFS); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("another error is %v", err)
 	}
 }
