@@ -59,7 +59,7 @@ func (r *chaosRound) finish() {
 		r.t.Errorf("the archive has a hole: %s", hole)
 	}
 	if !alone && r.rnd.IntN(2) == 0 {
-		r.spool = filepath.Join(r.dir, "none")
+		// What the receiver took over from a crash is still all there.
 		r.must("restore", filepath.Join(r.dir, "again"))
 		r.lookUp("again", acked, false)
 	}
