@@ -48,7 +48,10 @@ func (r *chaosRound) finish() {
 		r.t.Errorf("only %d commits were acknowledged", len(acked))
 	}
 
-	r.must("restore", filepath.Join(r.dir, "restored"))
+	if out, errs, code := r.world.run("restore", filepath.Join(r.dir, "restored")); code != 0 {
+		r.tally.lost = len(acked)
+		r.t.Fatalf("restore: exit code %d\n%s%s", code, out, errs)
+	}
 	r.lookUp("restored", acked, r.rnd.IntN(2) == 0)
 	alone := !exists(r.spool)
 	if !alone {
