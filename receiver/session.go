@@ -102,7 +102,7 @@ func (r *Receiver) accept(ctx context.Context, srv *pg.Server) error {
 	if r.sink == nil {
 		if r.sink, err = r.cfg.OpenSink(ctx, srv.Identity, state); err != nil {
 			r.sink = nil
-			return fromSink(err)
+			return &sinkError{err} // also a full disk: there is nothing yet that could be archived to make room
 		}
 		r.identity = srv.Identity
 	}
