@@ -59,7 +59,7 @@ func (r *Receiver) gap(ctx context.Context, h segment.History, from, to wal.LSN)
 	for _, g := range splitGap(h, from, to, r.identity.SegmentSize) {
 		if r.cfg.OnGap == nil {
 			return hint.With(fmt.Errorf("%w: %w", &g, r.removed), "%s",
-				"copy the missing segments from a standby or another archive into pg_wal of the server and start again; or go on without them: on_gap: backup")
+				"copy the missing segments from a standby or another archive into pg_wal of the server and start again; or go on behind them, with a new backup: WALSTREAM_ON_GAP=backup walstream receive")
 		}
 		if err := r.cfg.OnGap(ctx, g, r.removed.Err); err != nil {
 			return fmt.Errorf("record a gap: %w: %w", &g, err)

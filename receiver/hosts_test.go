@@ -139,6 +139,8 @@ func TestNothingAcknowledgedToOldPrimary(t *testing.T) {
 	old := newFake(t, func(s *fakeStream) {
 		s.copyBoth()
 		s.wal(mib, testWAL(5000))
+		s.keepalive(mib + 5000)
+		s.until(func(st status) bool { return st.write >= mib+5000 })
 		other.set(func() { other.timeline, other.histories = 2, map[wal.Timeline]string{2: from1} })
 		for silent := false; !silent; { // the receiver has turned away
 			s.keepalive(mib + 5000)

@@ -153,8 +153,8 @@ func TestBadDirectoriesWhileStreaming(t *testing.T) {
 	t.Run("spool full", func(t *testing.T) { w.in(t).fillSpool(r, local) })
 }
 
-// fillSpool leaves the receiver no room: it ends, commits wait, and its
-// successor goes on where it was once there is room.
+// fillSpool leaves the receiver no room: commits wait and status tells, until
+// there is room.
 func (w *world) fillSpool(r *receiving, local *disk) {
 	w.t.Helper()
 	move(w.t, w.archive, w.archive+".away") // or it would make room
@@ -162,11 +162,10 @@ func (w *world) fillSpool(r *receiving, local *disk) {
 	for range 3 {
 		w.primary.Psql(w.t, "SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 20000)")
 	}
-	if err := <-r.done; r.cmd.ProcessState.ExitCode() != 1 {
-		w.t.Fatalf("%v\n%s", err, r.output())
-	}
-	message, hints := said(r.output())
-	document(w.t, readErrors(w.t, "A running receiver"), 1, message, hints)
+	testkit.Wait(w.t, "status to tell", func() (bool, string) {
+		out, errs, code := w.run("status")
+		return code == 3 && strings.Contains(out, "no space left on device"), out + errs
+	})
 	committed := make(chan error, 1)
 	go func() {
 		_, err := w.primary.Query("INSERT INTO t VALUES (-1)")
@@ -178,7 +177,6 @@ func (w *world) fillSpool(r *receiving, local *disk) {
 	})
 	local.free(w.t)
 	move(w.t, w.archive+".away", w.archive)
-	r = w.launch()
 	if err := <-committed; err != nil {
 		w.t.Error(err)
 	}

@@ -168,7 +168,7 @@ func TestImportRefuses(t *testing.T) {
 	}
 	committed := tree(t, f.archive)
 	_, errs, code := f.run("import", dir, "--backup", bare)
-	if code != 1 || !strings.Contains(errs, "no backup_manifest") || !strings.Contains(errs, "hint: walstream backup") {
+	if code != 1 || !strings.Contains(errs, "no backup_manifest") || !strings.Contains(errs, "hint: take a new one: walstream backup") {
 		t.Errorf("without a manifest: exit code %d\n%s", code, errs)
 	}
 	if _, errs, code := f.run("import", dir, "--backup", dir); code != 2 || !strings.Contains(errs, "holds no base backup") {
