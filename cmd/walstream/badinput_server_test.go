@@ -80,7 +80,11 @@ func TestBadServer(t *testing.T) {
 			want: "has already been removed",
 			hint: "copy the missing segments from a standby or another archive into pg_wal of the server and start again; or go on behind them, with a new backup: ",
 			paste: func(w *world, text string) {
-				w.sh(text + " --once-until " + c.Psql(t, "SELECT pg_current_wal_lsn() FROM pg_switch_wal()"))
+				if want := "WALSTREAM_ON_GAP=backup walstream receive --create-slot"; text != want {
+					w.t.Errorf("%q is to be pasted, want %q", text, want)
+				}
+				r := w.receive("--create-slot") // which is how it goes on by default
+				r.stop()
 			}},
 	})
 }
