@@ -13,7 +13,9 @@ build:
 # Ubuntu it installs what is missing.
 test:
 	@internal/setup/debian.sh test
-	$(GO) test -race -timeout 30m ./...
+	@# They wait for servers more than they compute, so more run beside each
+	@# other than there are cores.
+	$(GO) test -race -parallel 4 -timeout 30m ./...
 	@# Power cuts at every step: without the race detector all of them fit.
 	$(GO) test -tags crashpoint ./internal/crashpoint ./segment
 	$(GO) test -tags crashpoint -run '^TestCrashPoints$$' ./archive
