@@ -56,7 +56,7 @@ func TestGapIsRecordedAndBackedUpBehind(t *testing.T) {
 		w.env = append(w.env, "WALSTREAM_ON_GAP=stop")
 		defer func() { w.env = nil }()
 		_, stderr, code := w.run("receive", "--create-slot")
-		if code != 1 || !strings.Contains(stderr, "is missing") || !strings.Contains(stderr, "on_gap: backup") {
+		if code != 1 || !strings.Contains(stderr, "is missing") || !strings.Contains(stderr, "WALSTREAM_ON_GAP=backup walstream receive") {
 			t.Errorf("exit code %d:\n%s", code, stderr)
 		}
 		if gaps, _ := os.ReadDir(filepath.Join(w.archive, "gaps")); len(gaps) > 0 {
