@@ -69,14 +69,18 @@ func TestBadServer(t *testing.T) {
 			paste: flags(receive), mend: sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")},
 		{name: "archive elsewhere than the slot says", line: receive + " --archive " + w.dir + "/elsewhere --spool " + w.dir + "/elsewhere-spool", code: 1,
 			do: func(w *world) {
-				c.Psql(t, "SELECT pg_switch_wal()") // the slot follows complete segments only
-				w.sh(receive + " --once-until " + c.Psql(t, "SELECT pg_current_wal_lsn()"))
+				testkit.Wait(t, "the slot to move", func() (bool, string) { // it follows complete segments only
+					c.Psql(t, "CREATE TABLE IF NOT EXISTS moved (); SELECT pg_switch_wal()")
+					w.sh(receive + " --once-until " + c.Psql(t, "SELECT pg_current_wal_lsn()"))
+					at := c.Psql(t, "SELECT (restart_lsn - '0/0') % 1048576 FROM pg_replication_slots WHERE slot_name = 'walstream'")
+					return at == "0", at
+				})
 			},
 			want: "slot walstream was moved to", hint: "if that archive is lost: ",
 			paste: func(w *world, text string) { w.sh(text + " --once-until 0/1000") }},
 		{name: "slot lost", do: (*world).loseSlot, line: "walstream slot show", code: 3,
 			want: `slot "walstream" keeps no WAL`, paste: (*world).sh},
-		{name: "WAL removed while the slot was lost", line: "WALSTREAM_ON_GAP=stop " + quoted("walstream", "receive", "--create-slot"), code: 1,
+		{name: "WAL removed while the slot was lost", do: func(w *world) { w.shell("WALSTREAM_ON_GAP=stop walstream receive --create-slot") }, line: "WALSTREAM_ON_GAP=stop " + quoted("walstream", "receive", "--create-slot"), code: 1,
 			want: "has already been removed", once: true},
 	})
 }
