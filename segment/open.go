@@ -27,7 +27,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 		size:    cfg.Identity.SegmentSize,
 		log:     cfg.Log,
 		onFlush: cfg.OnFlush,
-		zeros:   make([]byte, MinSize),
+		zeros:   make([]byte, fillSize),
 		saved:   map[wal.Timeline]savedHistory{},
 		ended:   map[wal.Timeline]wal.LSN{},
 		changed: make(chan struct{}),

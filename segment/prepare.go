@@ -12,6 +12,12 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
+// fillSize is what one write of zeros takes. The kernel keeps a file in memory
+// in the pieces in which it was written, and every commit that is written over
+// the zeros pays for the whole piece that it lies in: PostgreSQL's page is the
+// right size. With pieces of 1 MiB a commit took a tenth more of the processor.
+const fillSize = 8 << 10
+
 // Prepare makes the file of the next segment, so that Append need not, once
 // half of the open one is written. If all WAL before ahead is about to come,
 // and that segment is part of it, it is made at once and not filled with
