@@ -1,6 +1,8 @@
 package segment_test
 
 import (
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -62,5 +64,31 @@ func TestOnFlush(t *testing.T) {
 	must(s.Append(1, from.LSN, g.At(from.LSN, from.LSN+8192)))
 	if _, err := s.Sync(); err == nil || len(told) != synced-1 {
 		t.Errorf("a failed flush: %v, told of %d of %d", err, len(told), synced)
+	}
+}
+
+// A Sync may come between the last bytes of a segment and its end. The next one
+// seals it, not only more WAL: a backup may wait for it, and the server be idle.
+func TestSyncSealsAWrittenSegment(t *testing.T) {
+	for range 40 { // it comes there by chance
+		b := newBench(t)
+		b.ok(b.Begin(1, worldBase))
+		var stop atomic.Bool
+		var other sync.WaitGroup
+		other.Go(func() {
+			for !stop.Load() {
+				_, _ = b.Sync() // what fails it says below too
+			}
+		})
+		for at := worldBase; at < worldBase+3*mb && !t.Failed(); at += mb / 64 {
+			b.ok(b.Append(1, at, b.w.streams[1].At(at, at+mb/64)))
+			_, err := b.Sync()
+			b.ok(err)
+			if open, ok := b.OpenSegment(); ok && open.To == int64(testSize) {
+				t.Errorf("%s is not sealed", open.Path)
+			}
+		}
+		stop.Store(true)
+		other.Wait()
 	}
 }

@@ -40,7 +40,7 @@ func (s *Spool) sync() error {
 	s.mu.Lock()
 	err, full, open, upTo, durable := s.err, s.full, s.open, s.appended, s.durable
 	s.mu.Unlock()
-	if err != nil || upTo == durable {
+	if err != nil || upTo == durable && full == nil { // which an earlier Sync may have covered, not sealed
 		return err
 	}
 	if full != nil {
