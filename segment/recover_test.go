@@ -85,6 +85,23 @@ func TestRecoveryDistrustsARecordWithoutItsBeginning(t *testing.T) {
 	if got := start + wal.LSN(p.To); got != end {
 		t.Errorf("a restore can use it up to %s, want %s", got, end)
 	}
+	// So it is for the archive, when the receiver stops before it came again.
+	for _, again := range []wal.LSN{start, start + 5000} {
+		if again > start {
+			b.send(1, start, again)
+		}
+		open, ok := b.OpenSegment()
+		if !ok || open.To != p.To {
+			t.Fatalf("%d bytes to be archived, want %d", open.To, p.To)
+		}
+		if body, err := read(open); err != nil || differ(body, b.w.streams[1].At(start, end)) != len(body) {
+			t.Errorf("other bytes than were received: %v", err)
+		}
+	}
+	b.send(1, start+5000, end+50)
+	if open, _ := b.OpenSegment(); open.To != p.To+50 {
+		t.Errorf("%d bytes to be archived, but %d came", open.To, p.To+50)
+	}
 }
 
 // TestUnsureWALBehindAForkIsKept: the server that would send it again is lost,

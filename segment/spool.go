@@ -165,15 +165,26 @@ func (s *Spool) unbroken(tli wal.Timeline, end wal.LSN) wal.LSN {
 }
 
 // OpenSegment is the durable part of the segment that is being written; false
-// when there is none.
+// when there is none. It is for the last look, when nothing is appended any
+// more: WAL that recovery could not check from its first byte on counts as far
+// as its records are valid, for the server has not sent it again.
 func (s *Spool) OpenSegment() (Sealed, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	current := s.current()
-	if current == nil || s.durable <= current.id.Start(s.size) {
+	current, end := s.current(), s.durable
+	s.mu.Unlock()
+	if current == nil {
 		return Sealed{}, false
 	}
-	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: s.size.Offset(s.durable), fsys: s.fsys}
+	end, err := s.heldEnd(current, end)
+	if err != nil {
+		s.log.Warn().Err(err).Str("segment", current.id.Name(s.size)).Msg("what recovery found in the open segment cannot be read")
+	}
+	if end <= current.id.Start(s.size) {
+		return Sealed{}, false
+	}
+	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: int64(end - current.id.Start(s.size)), fsys: s.fsys}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p.Ahead = s.ahead(p)
 	return p, true
 }

@@ -99,19 +99,14 @@ func (s *Spool) remainder() error {
 		return err
 	}
 	open := s.open
-	if open.unsure {
-		// All of the file is durable since it was recovered. What came again
-		// is sure now, and what lies behind it will not come.
-		end, _, err := chainEnd(s.id, nil, Sealed{ID: open.id, Path: s.partialPath(open.id), fsys: s.fsys})
-		if err != nil {
-			return s.fail(err)
-		}
-		s.mu.Lock()
-		s.durable = max(s.durable, end)
-		s.appended = s.durable
-		s.mu.Unlock()
+	end, err := s.heldEnd(open, s.durableEnd())
+	if err != nil {
+		return s.fail(err)
 	}
-	to := int64(s.durableEnd() - open.id.Start(s.size))
+	s.mu.Lock()
+	s.durable, s.appended = end, end
+	s.mu.Unlock()
+	to := int64(end - open.id.Start(s.size))
 	switch to {
 	case 0:
 		return s.discard()
@@ -121,12 +116,24 @@ func (s *Spool) remainder() error {
 		s.mu.Unlock()
 		return s.seal()
 	}
-	err := s.settle(open, &piece{Sealed: Sealed{ID: open.id, Path: s.tailPath(open.id, to), To: to}})
+	err = s.settle(open, &piece{Sealed: Sealed{ID: open.id, Path: s.tailPath(open.id, to), To: to}})
 	if err == nil {
 		crashpoint.Hit(crashpoint.TimelineRemainderMade)
 		s.setOpen(nil)
 	}
 	return err
+}
+
+// heldEnd is the durable end in the current segment, or that of its valid
+// records if the server has not sent again all that recovery was unsure of: all
+// of the file was durable then. What came again is sure now, and what lies
+// behind it will not come.
+func (s *Spool) heldEnd(current *openSegment, durable wal.LSN) (wal.LSN, error) {
+	if !current.unsure {
+		return durable, nil
+	}
+	end, _, err := chainEnd(s.id, nil, Sealed{ID: current.id, Path: s.partialPath(current.id), fsys: s.fsys})
+	return max(durable, end), err
 }
 
 // discard gives up an open segment of which nothing is durable. If there are

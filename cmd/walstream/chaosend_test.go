@@ -62,7 +62,8 @@ func (r *chaosRound) finish() {
 		r.t.Errorf("the archive has a hole: %s", hole)
 	}
 	if !alone && r.rnd.IntN(2) == 0 {
-		// What the receiver took over from a crash is still all there.
+		// What the receiver took over from a crash is all in the archive.
+		r.spool = filepath.Join(r.dir, "none")
 		r.must("restore", filepath.Join(r.dir, "again"))
 		r.lookUp("again", acked, false)
 	}
