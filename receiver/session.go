@@ -156,8 +156,8 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 			if st, err = r.pass(ctx, conn, h, sys.FlushLSN, have, st); err != nil {
 				return step{}, err
 			}
-			if st.Start != start {
-				have, held = segment.Position{Timeline: st.Timeline, LSN: st.Start}, false
+			if st.Start != start { // all before is archived, or recorded as a gap
+				have, held = segment.Position{Timeline: st.Timeline, LSN: st.Start}, true
 			}
 			r.removed = nil
 		}

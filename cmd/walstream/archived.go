@@ -19,7 +19,7 @@ type archivedEnd struct {
 	start wal.LSN // what the archive held when the process began
 	since wal.LSN // where what this process confirmed begins
 	end   wal.LSN // and where it ends, zero before the first
-	tail  wal.LSN // of the segment behind it
+	tail  wal.LSN // and with the tail of the segment behind it, and recorded gaps
 }
 
 // begin notes what the archive held before this process confirmed anything.
@@ -78,24 +78,12 @@ func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
 	}
 }
 
-// opens says that nothing waits to be stored before a position: an archive that
-// holds no segment begins with the one in which that lies.
-func (e *archivedEnd) opens(at wal.LSN) {
+// reaches says that the archive holds everything before lsn that there is, the
+// tail of the open segment included. The slot never moves for it.
+func (e *archivedEnd) reaches(lsn wal.LSN) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if max(e.start, e.end) == 0 {
-		e.start = e.size.Floor(at)
-	}
-}
-
-// addTail takes the stored beginning of the open segment. The slot never moves
-// for it.
-func (e *archivedEnd) addTail(p segment.Sealed) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if p.ID.Start(e.size) <= max(e.start, e.end) {
-		e.tail = p.ID.Start(e.size) + wal.LSN(p.To)
-	}
+	e.tail = max(e.tail, lsn)
 }
 
 // lsn is the end as status shows it.

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/segment"
@@ -56,28 +57,36 @@ func TestArchivedEndGoesBackToAFork(t *testing.T) {
 	}
 }
 
-func TestArchivedEndShowsTails(t *testing.T) {
-	e := archivedEnd{size: mib}
-	e.begin(segment.Position{Timeline: 1, LSN: 3 << 20})
-	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
-	if got := e.lsn(); got != 3<<20+100 {
-		t.Errorf("got %s", got)
-	}
-	e = archivedEnd{size: mib}
-	e.begin(segment.Position{Timeline: 1, LSN: 2 << 20})
-	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
-	if got := e.lsn(); got != 2<<20 {
-		t.Errorf("a tail behind a hole counts: %s", got)
-	}
-	e = archivedEnd{size: mib}
-	e.opens(3<<20 + 50)
-	e.opens(9 << 20) // it has begun
-	if got := e.lsn(); got != 3<<20 {
-		t.Errorf("the first that is archived begins at %s", got)
-	}
-	e.addTail(segment.Sealed{ID: segment.ID{Timeline: 1, No: 3}, To: 100})
-	if got := e.lsn(); got != 3<<20+100 {
-		t.Errorf("the first that is archived: %s", got)
+// What is shown counts the last tail and goes on behind a recorded gap, but not
+// behind a hole.
+func TestArchivedEndShowsTailsAndGaps(t *testing.T) {
+	gap := archive.Gap{Timeline: 1, From: 3<<20 + 100, To: 5 << 20, Noticed: time.Now(), Reason: "removed"}
+	for name, c := range map[string]struct {
+		objects []string
+		start   wal.LSN
+		stored  bool
+		want    wal.LSN
+	}{
+		"a tail":              {[]string{object(1, 2), tail(1, 3, 0, 50)}, 3 << 20, true, 3<<20 + 50},
+		"a tail and a gap":    {[]string{object(1, 2), tail(1, 3, 0, 100), tail(1, 5, 0, 70)}, 3 << 20, true, 5<<20 + 70},
+		"a gap":               {[]string{object(1, 2), tail(1, 3, 0, 100)}, 3 << 20, true, 5 << 20},
+		"a hole":              {[]string{object(1, 1), tail(1, 3, 0, 100)}, 2 << 20, true, 2 << 20},
+		"a hole before a gap": {[]string{object(1, 2), tail(1, 5, 0, 70)}, 3 << 20, true, 3 << 20},
+		"the first":           {[]string{tail(1, 6, 0, 100)}, 0, true, 6<<20 + 100},
+		"nothing yet":         {nil, 0, true, 6 << 20},
+		"not everything":      {[]string{tail(1, 6, 0, 100)}, 0, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &daemon{arch: pinned(t, c.objects...), identity: segment.Identity{SegmentSize: mib}}
+			if err := d.arch.PutGap(t.Context(), gap); err != nil {
+				t.Fatal(err)
+			}
+			d.archived.begin(segment.Position{Timeline: 1, LSN: c.start})
+			err := d.lookAround(t.Context(), segment.History{Timeline: 1}, 6<<20+100, c.stored)
+			if got := d.archived.lsn(); err != nil || got != c.want {
+				t.Errorf("%s %v, want %s", got, err, c.want)
+			}
+		})
 	}
 }
 

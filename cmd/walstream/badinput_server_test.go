@@ -81,7 +81,11 @@ func TestBadServer(t *testing.T) {
 		{name: "slot lost", do: (*world).loseSlot, line: "walstream slot show", code: 3,
 			want: `slot "walstream" keeps no WAL`, paste: (*world).sh},
 		{name: "WAL removed while the slot was lost", do: func(w *world) { w.shell("WALSTREAM_ON_GAP=stop walstream receive --create-slot") }, line: "WALSTREAM_ON_GAP=stop " + quoted("walstream", "receive", "--create-slot"), code: 1,
-			want: "has already been removed", once: true},
+			want: "has already been removed", once: true,
+			hint: "copy the missing segments from a standby or another archive into pg_wal of the server and start again; or go on behind them, with a new backup: ",
+			paste: func(w *world, text string) {
+				w.sh(text + " --create-slot --once-until " + c.Psql(t, "SELECT pg_current_wal_lsn() FROM pg_switch_wal()"))
+			}},
 	})
 }
 

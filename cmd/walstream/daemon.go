@@ -288,6 +288,19 @@ func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
 	return nil
 }
 
+// lookAround finds out how far the archive reaches now that the stream has
+// ended at end. One that holds no segment, although all is stored, begins with
+// that in which end lies.
+func (d *daemon) lookAround(ctx context.Context, h segment.History, end wal.LSN, stored bool) error {
+	size, from := d.identity.SegmentSize, d.archived.lsn()
+	if from == 0 && stored {
+		from = size.Floor(end)
+	}
+	at, err := d.archiveCovers(ctx, h, segment.Position{Timeline: h.SegmentAt(from, size).Timeline, LSN: from})
+	d.archived.reaches(at)
+	return err
+}
+
 // serverHistory is the newest history that a server of this cluster has shown.
 func (d *daemon) serverHistory() (segment.History, error) {
 	saved := d.spool.Histories()

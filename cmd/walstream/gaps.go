@@ -176,6 +176,9 @@ func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
 		}
 		select {
 		case <-ctx.Done():
+			if open > 0 {
+				d.log.Warn().Uint64("missing_segments", open).Msg("stopped without a base backup behind a gap; the next start goes on with that")
+			}
 			return nil
 		case <-d.newGap:
 		case <-again:

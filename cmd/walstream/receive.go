@@ -163,20 +163,26 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		ctx, cancel := limit()
 		d.awaitEmpty(ctx, spool, up)
 		cancel()
-		if held, _ := spool.Resume(); spool.Usage().Waiting == 0 {
-			d.archived.opens(held.LSN)
-		}
 	}
 	if open, ok := spool.OpenSegment(); ok && up != nil {
 		ctx, cancel := limit()
 		defer cancel()
 		if err := up.StoreTail(ctx, open); err != nil {
 			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
-		} else {
-			d.archived.addTail(open)
 		}
 	}
 	held, _ := spool.Resume()
+	if up != nil {
+		ctx, cancel := limit()
+		defer cancel()
+		h, err := d.serverHistory()
+		if err == nil {
+			err = d.lookAround(ctx, h, held.LSN, spool.Usage().Waiting == 0)
+		}
+		if err != nil {
+			d.log.Warn().Err(err).Msg("how far the archive reaches is not known")
+		}
+	}
 	d.log.Info().Int("waiting_segments", spool.Usage().Waiting).Stringer("flushed", held.LSN).
 		Stringer("archived", d.archived.lsn()).Msg("stopped; what waits in the spool is archived at the next start")
 }

@@ -229,14 +229,7 @@ func archivedUpTo(ctx context.Context, arch *archive.Archive, h segment.History)
 	if err != nil || !ok {
 		return 0, err
 	}
-	size := arch.Identity().SegmentSize
-	next := h.SegmentAt(pos.LSN, size)
-	tails, err := arch.Tails(ctx, next)
-	end := pos.LSN
-	for _, t := range tails {
-		end = max(end, next.Start(size)+wal.LSN(t.To))
-	}
-	return end, err
+	return covered(ctx, arch, h, pos)
 }
 
 // readSpool fills in what a spool holds. What the archive has too is not
