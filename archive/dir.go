@@ -45,6 +45,8 @@ type Dir struct {
 	root string
 	fs   fsx.FS
 
+	swap sync.Mutex // one Swap of this process at a time
+
 	mu     sync.Mutex
 	pinned bool             // walstream.json was seen
 	failed map[string]error // by path: fsyncs that must not be retried

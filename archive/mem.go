@@ -114,6 +114,25 @@ func (m *Mem) List(ctx context.Context, prefix, after string) iter.Seq2[Info, er
 	}
 }
 
+// Swap implements [Store].
+func (m *Mem) Swap(ctx context.Context, name string, old, body []byte) error {
+	err := checkState(name)
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("swap %s: %w", name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have, exists := m.objects[name]
+	if exists != (old != nil) || !bytes.Equal(have.body, old) {
+		return fmt.Errorf("swap %s: %w", name, ErrChanged)
+	}
+	m.objects[name] = memObject{bytes.Clone(body), time.Now()}
+	return nil
+}
+
 // Delete implements [Store].
 func (m *Mem) Delete(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {

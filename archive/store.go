@@ -25,6 +25,13 @@ var ErrExists = errors.New("object exists already")
 // other error means "unknown", never "absent".
 var ErrNotExist = errors.New("no such object")
 
+// ErrChanged is returned by [Store.Swap] when the object is not what the caller
+// took it for; it is untouched.
+var ErrChanged = errors.New("object was changed by another process")
+
+// StatePrefix begins the names of the only objects that may change.
+const StatePrefix = "state/"
+
 // ErrNoDirectory says that the directory of an archive is not there. Whether
 // it is yet to be made or not mounted only a person can tell.
 var ErrNoDirectory = errors.New("there is no such directory")
@@ -55,6 +62,13 @@ type Store interface {
 	// durable: another writer may have died between making it visible and
 	// syncing it. It fails with ErrNotExist when there is none.
 	Confirm(ctx context.Context, name string) error
+	// Swap gives an object below [StatePrefix] the contents body if it holds
+	// old, nil standing for no object, and fails with [ErrChanged] if not.
+	// When it returns nil the contents are durable, and seen at once; when it
+	// fails otherwise the object holds the old ones or the new. Of
+	// concurrent Swaps of the same contents exactly one succeeds. Both are
+	// small.
+	Swap(ctx context.Context, name string, old, body []byte) error
 	// String is the location as the user wrote it.
 	String() string
 }
@@ -75,6 +89,14 @@ func CheckName(name string) error {
 		}
 	}
 	return nil
+}
+
+// checkState says why name cannot be given to Swap.
+func checkState(name string) error {
+	if !strings.HasPrefix(name, StatePrefix) {
+		return fmt.Errorf("swap %s: only objects below %s may change", name, StatePrefix)
+	}
+	return CheckName(name)
 }
 
 func validElement(elem string) bool {
