@@ -233,10 +233,22 @@ func checkAgainstServer(t *testing.T, c *testkit.Cluster, dir string) {
 // TestSlowDiskKeepsConnection: a disk that hangs for longer than
 // wal_sender_timeout delays commits, but does not cost the connection.
 func TestSlowDiskKeepsConnection(t *testing.T) {
-	t.Parallel()
+	for name, stuck := range map[string]func(Sink, chan struct{}) Sink{
+		"fdatasync": func(s Sink, release chan struct{}) Sink { return &stuckSink{Sink: s, sync: release} },
+		"pwrite":    func(s Sink, release chan struct{}) Sink { return &stuckSink{Sink: s, append: release} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			slowDisk(t, stuck)
+		})
+	}
+}
+
+func slowDisk(t *testing.T, stuck func(Sink, chan struct{}) Sink) {
+	t.Helper()
 	c := testkit.Start(t, testkit.Config{Settings: append([]string{"wal_sender_timeout = 1s"}, synchronous.Settings...)})
 	release := make(chan struct{})
-	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), func(s Sink) Sink { return &stuckSink{Sink: s, sync: release} })
+	g := newRig(t, spoolDir(t), rigConfig(c.Conninfo()), func(s Sink) Sink { return stuck(s, release) })
 	g.wait("the stream", func(st Status) bool { return st.State == Streaming })
 	pid := c.Psql(t, "SELECT pid FROM pg_stat_replication")
 	committed := make(chan error, 1)
@@ -244,6 +256,8 @@ func TestSlowDiskKeepsConnection(t *testing.T) {
 		_, err := c.Query("CREATE TABLE t (i int)")
 		committed <- err
 	}()
+	// More than the sockets hold, of which no commit waits.
+	c.Psql(t, "SELECT count(pg_logical_emit_message(false, 'x', repeat('y', 1000000))) FROM generate_series(1, 16)")
 	// Three times the timeout, and the commit waits.
 	select {
 	case err := <-committed:

@@ -47,6 +47,7 @@ type daemon struct {
 	gaps      []gapView
 
 	newGap chan struct{} // wakes closeGaps
+	hole   wal.LSN       // in the archive, that the log has told of; confirmed's alone
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
@@ -334,10 +335,25 @@ func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
 			return
 		}
 		d.archived.extend(at)
+		d.tellHole(h, at, segment.At(tli, end-1, d.identity.SegmentSize))
 	}
 	if since, to, ok := d.archived.confirm(h, tli, end); ok {
 		d.recv.HoldSlot().Advance(since, segment.Position{Timeline: tli, LSN: to})
 	}
+}
+
+// tellHole says once that the archive lacks WAL from at on, before a segment on
+// the way of h that was archived: a file was taken from the spool.
+func (d *daemon) tellHole(h segment.History, at wal.LSN, stored segment.ID) {
+	start := stored.Start(d.identity.SegmentSize)
+	if at >= start || at == d.hole || h.SegmentAt(start, d.identity.SegmentSize) != stored {
+		return
+	}
+	d.hole = at
+	spool := hint.Quote(d.conf.SpoolDir)
+	err := hint.Errorf(fmt.Sprintf("stop the receiver and start it with an empty spool, it streams again what the slot keeps: mv %s %s.old", spool, spool),
+		"the archive lacks WAL from %s to %s", at, start)
+	d.log.Error().Err(err).Func(hint.Log(err)).Msg("the slot stays before a hole in the archive")
 }
 
 // awaitEmpty waits until nothing in the spool waits for the archive.
