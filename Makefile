@@ -11,7 +11,7 @@ build:
 
 # Every test, with the race detector, against a real PostgreSQL. On Debian and
 # Ubuntu it installs what is missing.
-test:
+test: .bin/versitygw
 	@internal/setup/debian.sh test
 	@# They wait for servers more than they compute, so more run beside each
 	@# other than there are cores.
@@ -88,6 +88,9 @@ lint: .bin/golangci-lint
 
 .bin/toxiproxy: internal/tools/toxiproxy/go.mod internal/tools/toxiproxy/go.sum
 	cd internal/tools/toxiproxy && $(GO) build -o ../../../$@ github.com/Shopify/toxiproxy/v2/cmd/server
+
+.bin/versitygw: internal/tools/versitygw/go.mod internal/tools/versitygw/go.sum
+	cd internal/tools/versitygw && $(GO) build -o ../../../$@ github.com/versity/versitygw/cmd/versitygw
 
 # The whole path on a throwaway cluster: stream, back up, lose, restore.
 demo: build

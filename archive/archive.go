@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
@@ -40,7 +41,11 @@ type Archive struct {
 func Open(ctx context.Context, store Store) (*Archive, error) {
 	id, err := readIdentity(ctx, store)
 	if errors.Is(err, ErrNotExist) {
-		err = hint.With(ErrNotPinned, "is it the right place, and mounted? %s", hint.Mount(store.String()))
+		where := "and mounted? " + hint.Mount(store.String())
+		if strings.HasPrefix(store.String(), "s3://") {
+			where = "bucket and prefix? aws s3 ls " + hint.Quote(store.String()+"/")
+		}
+		err = hint.With(ErrNotPinned, "is it the right place, %s", where)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open archive %s: %w", store, err)
@@ -49,12 +54,16 @@ func Open(ctx context.Context, store Store) (*Archive, error) {
 }
 
 // Pin opens the archive in store for a cluster, and claims it for this
-// cluster if it is claimed by none. An archive of another cluster is refused
+// cluster if it is claimed by none, and the store stands [Probe]. An archive of another cluster is refused
 // with a [*segment.ForeignError].
 func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
 	a, err := Open(ctx, store)
 	if errors.Is(err, ErrNotPinned) {
-		if err := writeIdentity(ctx, store, cluster); err != nil {
+		err = Probe(ctx, store)
+		if err == nil {
+			err = writeIdentity(ctx, store, cluster)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("pin archive %s: %w", store, err)
 		}
 		crashpoint.Hit(crashpoint.ArchivePinned)

@@ -287,17 +287,17 @@ func TestDirFailedSyncIsFinal(t *testing.T) {
 func TestLocate(t *testing.T) {
 	dir := t.TempDir()
 	for _, location := range []string{dir, "file://" + dir, "file://localhost" + dir} {
-		s, err := archive.Locate(location, false)
+		s, err := archive.Locate(t.Context(), location, false, archive.S3Config{})
 		if err != nil || s.String() != dir {
 			t.Errorf("Locate(%s) = %v, %v", location, s, err)
 		}
 	}
 	fresh := filepath.Join(dir, "new")
-	if s, err := archive.Locate(fresh, true); err != nil || s == nil {
+	if s, err := archive.Locate(t.Context(), fresh, true, archive.S3Config{}); err != nil || s == nil {
 		t.Errorf("Locate(%s, create): %v", fresh, err)
 	}
-	for _, location := range []string{"s3://bucket/x", "rel/ative", "", "file://host" + dir, "ftp://x/y", "file://%zz", "file://" + dir + "?x=1", dir + "/no"} {
-		s, err := archive.Locate(location, false)
+	for _, location := range []string{"s3://", "s3://bucket?x=1", "s3://key:secret@bucket/x", "s3://bucket/a b", "rel/ative", "", "file://host" + dir, "ftp://x/y", "file://%zz", "file://" + dir + "?x=1", dir + "/no"} {
+		s, err := archive.Locate(t.Context(), location, false, archive.S3Config{})
 		if err == nil || s != nil {
 			t.Errorf("Locate(%q) = %v, %v, want a refusal", location, s, err)
 		} else if len(hint.Of(err)) == 0 {

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"context"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -8,9 +9,10 @@ import (
 	"github.com/walstream/walstream/internal/hint"
 )
 
-// Locate opens the store at location: an absolute path or a file:// URL. With
-// create a missing directory is made, otherwise it is an error.
-func Locate(location string, create bool) (Store, error) {
+// Locate opens the store at location: an absolute path, a file:// URL, or one
+// like s3://bucket/prefix, which is reached as cfg says. With create a missing
+// directory is made, otherwise it is an error; a bucket has to be there.
+func Locate(ctx context.Context, location string, create bool, cfg S3Config) (Store, error) {
 	path := location
 	if scheme, _, ok := strings.Cut(location, "://"); ok {
 		u, err := url.Parse(location)
@@ -18,9 +20,13 @@ func Locate(location string, create bool) (Store, error) {
 		case err != nil:
 			return nil, hint.Errorf("use a path or URL like file:///var/lib/walstream/archive", "archive %q is no URL: %v", location, err)
 		case scheme == "s3":
-			return nil, hint.Errorf("use a directory: --archive /var/lib/walstream/archive", "archive %s: this build stores in a directory only", location)
+			bucket, err := OpenS3(ctx, location, cfg)
+			if err != nil {
+				return nil, err // not bucket: a nil *S3 is no nil Store
+			}
+			return bucket, nil
 		case scheme != "file":
-			return nil, hint.Errorf("use a path or URL like file:///var/lib/walstream/archive", "archive %s: unknown kind of location %q", location, scheme)
+			return nil, hint.Errorf("use a path, or a URL like s3://bucket/prefix", "archive %s: unknown kind of location %q", location, scheme)
 		case u.Host != "" && u.Host != "localhost" || u.RawQuery != "" || u.Fragment != "":
 			return nil, hint.Errorf("use three slashes: file:///var/lib/walstream/archive", "archive %s names more than a path", location)
 		}

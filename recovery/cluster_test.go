@@ -65,7 +65,7 @@ func (r *rig) pin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := archive.Locate(filepath.Join(r.dir, "archive"), true)
+	store, err := archive.Locate(t.Context(), filepath.Join(r.dir, "archive"), true, archive.S3Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 func walGetMain(location, spool, file, path string) int {
 	out, err := WalGet(context.Background(), WalGetConfig{
 		Open: func(ctx context.Context) (*archive.Archive, error) {
-			store, err := archive.Locate(location, false)
+			store, err := archive.Locate(ctx, location, false, archive.S3Config{})
 			if err != nil {
 				return nil, err
 			}

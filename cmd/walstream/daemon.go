@@ -106,7 +106,7 @@ func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receive
 // there is one, with the WAL before it: spool and archive are not mounted then.
 func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot receiver.SlotState) (*archive.Archive, error) {
 	made := slot.Moved(id.SegmentSize)
-	store, err := archive.Locate(d.location, !made)
+	store, err := locate(ctx, d.conf, !made)
 	if err == nil && made {
 		_, err = archive.Open(ctx, store)
 	}
@@ -253,7 +253,7 @@ func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
 }
 
 func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
-	store, err := archive.Locate(d.location, false)
+	store, err := locate(ctx, d.conf, false)
 	if err != nil {
 		return nil, err
 	}

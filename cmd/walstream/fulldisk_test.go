@@ -137,8 +137,8 @@ func TestDeletedSpool(t *testing.T) {
 // opens it then.
 func TestMakeRoom(t *testing.T) {
 	id := segment.Identity{SystemIdentifier: 7_300_000_000_000_000_001, MajorVersion: 15, SegmentSize: segment.MinSize}
-	c := &config.Loaded{Config: config.Config{SpoolDir: filepath.Join(t.TempDir(), "spool"), CompressionLevel: "fastest"}}
 	location := filepath.Join(t.TempDir(), "archive")
+	c := &config.Loaded{Config: config.Config{Archive: location, SpoolDir: filepath.Join(t.TempDir(), "spool"), CompressionLevel: "fastest"}}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ok := func(err error) {
@@ -147,7 +147,7 @@ func TestMakeRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	store, err := archive.Locate(location, true)
+	store, err := locate(ctx, c, true)
 	ok(err)
 	arch, err := archive.Pin(ctx, store, id)
 	ok(err)

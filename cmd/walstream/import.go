@@ -151,7 +151,7 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 			return err
 		}
 	}
-	store, err := archive.Locate(t.location, !t.dryRun)
+	store, err := locate(ctx, c, !t.dryRun)
 	if t.dryRun && errors.Is(err, archive.ErrNoDirectory) {
 		store, err = archive.NewMem(), nil
 	}

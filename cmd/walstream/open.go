@@ -13,11 +13,10 @@ import (
 
 // openArchive opens the archive that the settings name, which must exist.
 func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archive, error) {
-	location, err := requireArchive(c)
-	if err != nil {
+	if _, err := requireArchive(c); err != nil {
 		return nil, err
 	}
-	store, err := archive.Locate(location, false)
+	store, err := locate(ctx, c, false)
 	var arch *archive.Archive
 	if err == nil {
 		arch, err = archive.Open(ctx, store)
@@ -27,6 +26,15 @@ func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archi
 		err = hint.With(err, "if there is none yet: walstream receive --create-slot")
 	}
 	return arch, err
+}
+
+// locate opens the store that the settings name.
+func locate(ctx context.Context, c *config.Loaded, create bool) (archive.Store, error) {
+	return archive.Locate(ctx, c.Archive, create, archive.S3Config{
+		Endpoint: c.S3.Endpoint, Region: c.S3.Region, PathStyle: c.S3.PathStyle, Checksum: c.S3.Checksum,
+		StorageClass: c.S3.StorageClass, SSE: c.S3.SSE, KMSKey: c.S3.KMSKey, CAFile: c.S3.CAFile,
+		Unconditional: c.S3.UnsafeUnconditional,
+	})
 }
 
 // server leads to the primary for a short task. The name by which the

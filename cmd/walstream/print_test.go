@@ -201,7 +201,7 @@ func TestStatusNames(t *testing.T) {
 			LastMessage: now, LastFlush: now, CaughtUp: now, Failure: failure, Alarm: "a", Orphan: &receiver.Orphan{}},
 		SyncState: "sync", LagBytes: &size, LagSeconds: &one, FlushP99: &one,
 		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{RestartLSN: 1, WALStatus: "lost"}, Target: 1, Looked: now, Failure: failure},
-		Archive: archiveView{LastSuccess: now, LastFailure: now, Failure: failure, Stopped: map[wal.Timeline]string{1: "x"}},
+		Archive: archiveView{LastSuccess: now, LastFailure: now, Failure: failure, Unsafe: true, Stopped: map[wal.Timeline]string{1: "x"}},
 		Backup:  &backupView{}, Recoverable: []recovery.Window{{From: now, To: now}}, Problems: []string{"p"}, Gaps: []gapView{{}},
 	}
 	body, err := json.Marshal(v)
@@ -226,7 +226,7 @@ func TestStatusNames(t *testing.T) {
 	slices.Sort(got)
 	want := strings.Fields(`
 		alarm archive.failure.count archive.failure.error archive.failure.hints archive.failure.last archive.failure.since
-		archive.failures archive.last_failure archive.last_success archive.location archive.segments archive.stopped.1 archived_lsn
+		archive.failures archive.last_failure archive.last_success archive.location archive.segments archive.stopped.1 archive.unsafe_no_conditional_put archived_lsn
 		backend_pid caught_up failure.count failure.error failure.hints failure.last failure.since flush_p99_seconds flushed_lsn
 		gaps.closed gaps.from_lsn gaps.segments gaps.timeline gaps.to_lsn
 		lag_bytes lag_seconds last_backup.checksum_failures last_backup.files last_backup.finished last_backup.id last_backup.label

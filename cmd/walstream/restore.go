@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
@@ -136,18 +138,28 @@ func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f
 	if conf.Source.Spool == "" {
 		conf.Log.Warn().Str("spool", c.SpoolDir).Msg("no spool there: commits that only a receiver has so far are not restored")
 	}
-	conf.Command, err = restoreCommand(c)
+	conf.Command, err = restoreCommand(c, conf.Source.Archive.Store())
 	return conf, err
 }
 
 // restoreCommand is the wal-get that PostgreSQL will run, with every setting
-// that it needs.
-func restoreCommand(c *config.Loaded) ([]string, error) {
+// that it needs. Credentials are the business of PostgreSQL's own environment.
+func restoreCommand(c *config.Loaded, store archive.Store) ([]string, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	command := []string{program, "wal-get"}
+	if bucket, ok := store.(*archive.S3); ok {
+		env := append([]string{"env"}, c.Environ("s3.")...)
+		// What the operator's environment says to the SDK, PostgreSQL's may not.
+		for _, pair := range []string{"WALSTREAM_S3_REGION=" + bucket.Region(), "WALSTREAM_S3_ENDPOINT=" + bucket.Endpoint()} {
+			if !strings.HasSuffix(pair, "=") && !slices.Contains(env, pair) {
+				env = append(env, pair)
+			}
+		}
+		command = append(env, command...)
+	}
 	if c.File != "" {
 		command = append(command, "--config", c.File)
 	}

@@ -30,7 +30,7 @@ func (d *daemon) status() *statusView {
 	hold := d.recv.HoldSlot().Status()
 	v := &statusView{
 		Running: true, Status: d.recv.Status(), ArchivedLSN: d.archived.lsn(), Slot: &hold,
-		Archive: archiveView{Location: d.location}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
+		Archive: archiveView{Location: d.location, Unsafe: d.conf.S3.UnsafeUnconditional}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
 	}
 	d.mu.Lock()
 	spool, up, away := d.spool, d.up, d.archAway

@@ -57,6 +57,8 @@ type archiveView struct {
 	LastFailure time.Time `json:"last_failure,omitzero"`
 	Segments    int64     `json:"segments"` // stored by this process
 	Failures    int64     `json:"failures"` // of tries to store something
+	// Unsafe says that the store would overwrite objects.
+	Unsafe bool `json:"unsafe_no_conditional_put,omitempty"`
 	// Failure is why nothing is stored now, or the archive cannot be opened.
 	Failure *hint.Failure `json:"failure,omitempty"`
 	// Stopped holds the timelines that are not archived any more, and why.
@@ -187,7 +189,7 @@ func askReceiver(ctx context.Context, dir string) (*statusView, error) {
 
 // leftBehind describes spool and archive when no receiver runs.
 func leftBehind(ctx context.Context, c *config.Loaded, arch *archive.Archive, archErr error) (*statusView, error) {
-	v := &statusView{Status: receiver.Status{State: receiver.Stopped}, Archive: archiveView{Location: c.Archive}, Spool: spoolView{Dir: c.SpoolDir}}
+	v := &statusView{Status: receiver.Status{State: receiver.Stopped}, Archive: archiveView{Location: c.Archive, Unsafe: c.S3.UnsafeUnconditional}, Spool: spoolView{Dir: c.SpoolDir}}
 	v.Problems = []string{"no receiver is running on this spool"}
 	view, err := segment.ReadSpool(fsx.OS{}, c.SpoolDir)
 	if errors.Is(err, fs.ErrNotExist) { // never used

@@ -26,6 +26,9 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 	table.Row("received", lsnText(v.Received), v.receivedText(now))
 	table.Row("flushed", lsnText(v.Flushed), v.flushedText(now))
 	table.Row("archived", lsnText(v.ArchivedLSN), v.archiveText(now))
+	if v.Archive.Unsafe {
+		table.Row("unsafe", v.Archive.Location, "s3.unsafe_no_conditional_put: nothing keeps a second receiver from overwriting WAL there (P3 is off)")
+	}
 	if v.Spool.Bytes > 0 {
 		table.Row("spool", term.Size(v.Spool.Bytes), v.Spool.Dir)
 	}

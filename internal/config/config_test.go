@@ -14,7 +14,7 @@ import (
 
 var defaults = Config{
 	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTPListen: "127.0.0.1:9788",
-	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute,
+	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute, S3: S3{Checksum: "auto"},
 }
 
 func writeFile(t *testing.T, body string) string {
@@ -109,9 +109,12 @@ func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
 		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
+		"s3.endpoint": "https://s3.local:9000", "s3.region": "here", "s3.path_style": "true", "s3.checksum": "required", "s3.storage_class": "STANDARD_IA",
+		"s3.sse": "aws:kms", "s3.kms_key": "arn:x", "s3.ca_file": "/ca.pem", "s3.unsafe_no_conditional_put": "true",
 	}
 	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
-		CompressionLevel: "best", RestoreRetry: 90 * time.Second}
+		CompressionLevel: "best", RestoreRetry: 90 * time.Second,
+		S3: S3{"https://s3.local:9000", "here", true, "required", "STANDARD_IA", "aws:kms", "arn:x", "/ca.pem", true}}
 	var file strings.Builder
 	var env []string
 	for _, k := range Keys() {
@@ -178,12 +181,22 @@ func TestProblems(t *testing.T) {
 		{"far off", "frobnicate: 1\n", []string{"FILE:1: unknown key frobnicate"}},
 		{"later work", "ack: archive\ntail_interval: 1s\n", []string{"FILE:1: unknown key ack", "FILE:2: unknown key tail_interval"}},
 		{"nested unknown", "spool:\n  dri: /x\n", []string{"FILE:2: unknown key spool.dri, did you mean dir?"}},
-		{"unknown section", "s3: { endpoint: x, region: y }\n", []string{"FILE:1: unknown key s3"}},
+		{"unknown section", "copy: { to: x }\n", []string{"FILE:1: unknown key copy"}},
+		{"s3", "s3: { endpoint: s3.local, region: 'a b', path_style: yes, checksum: none, storage_class: GLACIER, sse: kms, ca_file: x.pem }\n", []string{
+			`FILE:1: s3.endpoint: "s3.local" is no address: write it like https://s3.example.com`,
+			`FILE:1: s3.region: "a b" has a blank, or a character that is not ASCII`,
+			`FILE:1: s3.path_style: "yes" is neither true nor false`,
+			`FILE:1: s3.checksum: "none" is none of auto, required`,
+			`FILE:1: s3.storage_class: GLACIER cannot be read at once, and a restore does not wait for hours: GLACIER_IR can`,
+			`FILE:1: s3.sse: "kms" is none of AES256, aws:kms, aws:kms:dsse`,
+			`FILE:1: s3.ca_file: "x.pem" is no absolute path`,
+		}},
+		{"secret in the endpoint", "s3: { endpoint: 'https://k:s@s3.local' }\n", []string{"FILE:1: s3.endpoint: \"https://k:***@s3.local\" is no address: write it like https://s3.example.com"}},
 		{"dotted", "spool.dir: /x\n", []string{"FILE:1: unknown key spool.dir, did you mean spool?"}},
 		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
 		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
 		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, max_size, each with a value"}},
-		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, spool, slot, slot_mode, hold_max, application_name, on_gap, http, compression_level, restore_retry, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, s3, spool, slot, slot_mode, hold_max, application_name, on_gap, http, compression_level, restore_retry, each with a value"}},
 		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
 		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
 		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{
@@ -192,7 +205,7 @@ func TestProblems(t *testing.T) {
 			`FILE:4: compression_level: "9" is none of fastest, default, better, best`,
 			`FILE:2: restore_retry: "5" is no duration: write it like 90s, 15m or 2h30m`,
 		}},
-		{"store", "archive: s3://k:s@b/p\n", []string{`FILE:1: archive: "s3://k:***@b/p" is no directory: want an absolute path`}},
+		{"store", "archive: ftp://k:s@b/p\n", []string{`FILE:1: archive: "ftp://k:***@b/p" is neither a directory nor in S3: want an absolute path, or s3://bucket/prefix`}},
 		{"address", "http: {listen: 9788}\n", []string{`FILE:1: http.listen: "9788" is no address: write it like 127.0.0.1:9788, or off`}},
 		{"port", "http: {listen: '[::1]:99999'}\n", []string{`FILE:1: http.listen: "[::1]:99999" is no address: write it like 127.0.0.1:9788, or off`}},
 		{"line break", "archive: \"/a\\nb\"\nspool: {dir: \"/s\\r\"}\n", []string{

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,6 +25,7 @@ const DefaultFile = "/etc/walstream/walstream.yml"
 type Config struct {
 	DBName           string        // libpq connection string or URL; empty: PG* environment
 	Archive          string        // absolute path or URL
+	S3               S3            // how an archive in S3 is reached
 	SpoolDir         string        // absolute path
 	SpoolMax         Size          // 0 is no limit
 	Slot             string        // replication slot
@@ -34,6 +36,19 @@ type Config struct {
 	HTTPListen       string        // host:port; empty: no HTTP server
 	CompressionLevel string        // fastest, default, better or best
 	RestoreRetry     time.Duration // how long wal-get retries trouble
+}
+
+// S3 is how an object store is reached.
+type S3 struct {
+	Endpoint            string // URL; empty: the AWS SDK's chain
+	Region              string // empty: the AWS SDK's chain
+	PathStyle           bool
+	Checksum            string // auto or required
+	StorageClass        string
+	SSE                 string // AES256, aws:kms, aws:kms:dsse or empty
+	KMSKey              string
+	CAFile              string // absolute path
+	UnsafeUnconditional bool
 }
 
 // Key is one scalar setting. The table of keys is the only place that names
@@ -66,8 +81,37 @@ func Keys() []Key {
 			Help: "how to reach the primary, and its standbys: libpq connection string or URL",
 			set:  func(c *Config, s string) error { c.DBName = s; return nil }},
 		{Path: "archive", Flag: "archive", relative: true, secrets: true,
-			Help: "directory of the archive",
+			Help: "where the archive is: a directory, or s3://bucket/prefix",
 			set:  func(c *Config, s string) error { return setLocation(&c.Archive, s) }},
+		{Path: "s3.endpoint",
+			Help: "URL of a store that is compatible with S3; empty: AWS_ENDPOINT_URL_S3 and the like, else AWS",
+			set:  func(c *Config, s string) error { return setURL(&c.S3.Endpoint, s) }},
+		{Path: "s3.region",
+			Help: "region of the bucket; empty: AWS_REGION, the profile's, or us-east-1",
+			set:  func(c *Config, s string) error { return setWord(&c.S3.Region, s) }},
+		{Path: "s3.path_style", Default: "false",
+			Help: "true: the bucket is named in the path of the URL, not in the host name",
+			set:  func(c *Config, s string) error { return setBool(&c.S3.PathStyle, s) }},
+		{Path: "s3.checksum", Default: "auto",
+			Help: "auto: the store verifies a checksum of each object; required: only what every store knows, for older ones",
+			set:  func(c *Config, s string) error { return setChoice(&c.S3.Checksum, s, []string{"auto", "required"}) }},
+		{Path: "s3.storage_class",
+			Help: "storage class of new objects, like STANDARD_IA; empty: the bucket's default",
+			set:  func(c *Config, s string) error { return setStorageClass(&c.S3.StorageClass, s) }},
+		{Path: "s3.sse",
+			Help: "how the store encrypts new objects: AES256, aws:kms or aws:kms:dsse; empty: the bucket's default",
+			set: func(c *Config, s string) error {
+				return setChoice(&c.S3.SSE, s, []string{"AES256", "aws:kms", "aws:kms:dsse", ""})
+			}},
+		{Path: "s3.kms_key",
+			Help: "ID or ARN of the key for s3.sse by KMS; empty: the account's default key",
+			set:  func(c *Config, s string) error { return setWord(&c.S3.KMSKey, s) }},
+		{Path: "s3.ca_file", relative: true,
+			Help: "PEM file of the authority that signed the store's certificate; empty: the system's authorities",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.S3.CAFile, s) }},
+		{Path: "s3.unsafe_no_conditional_put", Default: "false",
+			Help: "true: use a store that cannot refuse to overwrite; only for one single receiver",
+			set:  func(c *Config, s string) error { return setBool(&c.S3.UnsafeUnconditional, s) }},
 		{Path: "spool.dir", Flag: "spool", Default: "/var/lib/walstream/spool", relative: true,
 			Help: "local directory in which WAL is durable until it is archived",
 			set:  func(c *Config, s string) error { return setPath(&c.SpoolDir, s) }},
@@ -104,10 +148,49 @@ func Keys() []Key {
 func setLocation(dst *string, s string) error {
 	scheme, _, isURL := strings.Cut(s, "://")
 	switch {
-	case isURL && scheme != "file":
-		return fmt.Errorf("%q is no directory: want an absolute path", Mask(s))
+	case isURL && scheme != "file" && scheme != "s3":
+		return fmt.Errorf("%q is neither a directory nor in S3: want an absolute path, or s3://bucket/prefix", Mask(s))
 	case isURL || s == "":
 		*dst = s
+		return nil
+	}
+	return setPath(dst, s)
+}
+
+func setURL(dst *string, s string) error {
+	if u, err := url.Parse(s); s != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		return fmt.Errorf("%q is no address: write it like https://s3.example.com", Mask(s))
+	}
+	*dst = s
+	return nil
+}
+
+// setWord takes what goes into a header as it is.
+func setWord(dst *string, s string) error {
+	if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return fmt.Errorf("%q has a blank, or a character that is not ASCII", s)
+	}
+	*dst = s
+	return nil
+}
+
+func setStorageClass(dst *string, s string) error {
+	if s == "GLACIER" || s == "DEEP_ARCHIVE" {
+		return fmt.Errorf("%s cannot be read at once, and a restore does not wait for hours: GLACIER_IR can", s)
+	}
+	return setWord(dst, s)
+}
+
+func setBool(dst *bool, s string) error {
+	if s != "true" && s != "false" {
+		return fmt.Errorf("%q is neither true nor false", s)
+	}
+	*dst = s == "true"
+	return nil
+}
+
+func setOptionalPath(dst *string, s string) error {
+	if s == "" {
 		return nil
 	}
 	return setPath(dst, s)
@@ -161,7 +244,7 @@ func setListen(dst *string, s string) error {
 
 func setChoice(dst *string, s string, choices []string) error {
 	if !slices.Contains(choices, s) {
-		return fmt.Errorf("%q is none of %s", s, strings.Join(choices, ", "))
+		return fmt.Errorf("%q is none of %s", s, strings.TrimSuffix(strings.Join(choices, ", "), ", "))
 	}
 	*dst = s
 	return nil

@@ -59,6 +59,17 @@ func (l *Loaded) FromFlag(key string) bool {
 	return false
 }
 
+// Environ is the settings whose paths begin with prefix and that are not the
+// default, as variables of an environment.
+func (l *Loaded) Environ(prefix string) (environ []string) {
+	for i, k := range Keys() {
+		if v := l.Values[i]; strings.HasPrefix(k.Path, prefix) && v.Value != k.Default {
+			environ = append(environ, k.Env()+"="+v.Value)
+		}
+	}
+	return environ
+}
+
 // Error lists everything that is wrong with a configuration.
 type Error struct {
 	Problems []string // each names its place and key

@@ -1,0 +1,48 @@
+package archive
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+
+	"github.com/walstream/walstream/internal/hint"
+)
+
+// Probe tries whether a store does what an archive rests on: it refuses to put
+// an object again, lists an object as soon as it is put, and deletes it. It
+// leaves nothing behind, and costs about six requests.
+func Probe(ctx context.Context, store Store) error {
+	name := StatePrefix + "probe-" + rand.Text()
+	if err := store.Put(ctx, name, strings.NewReader("first")); err != nil {
+		return err
+	}
+	err := errors.Join(probe(ctx, store, name), store.Delete(ctx, name))
+	if err != nil {
+		return err
+	}
+	if _, err := store.Stat(ctx, name); !errors.Is(err, ErrNotExist) {
+		return hint.Errorf("grant the right to delete, and turn off what retains objects (docs/s3.md)", "%s is still in %s after it was deleted (%v)", name, store, err)
+	}
+	return nil
+}
+
+func probe(ctx context.Context, store Store, name string) error {
+	err := store.Put(ctx, name, strings.NewReader("again"))
+	if err == nil {
+		return hint.Errorf("use a store that knows If-None-Match, or if there will only ever be one single receiver: s3.unsafe_no_conditional_put: true",
+			"%s overwrites an object that was to be created only", store)
+	}
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	for info, err := range store.List(ctx, name, "") {
+		if err != nil {
+			return err
+		}
+		if info.Name == name {
+			return nil
+		}
+	}
+	return hint.Errorf("use a store whose listings are consistent", "%s does not list %s although it was put a moment ago", store, name)
+}

@@ -1,0 +1,88 @@
+package archive_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+	"testing"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/archive/storetest"
+	"github.com/walstream/walstream/internal/testkit"
+)
+
+// bucket is the only one of the server that a test starts.
+const bucket = "walstream"
+
+// startS3 starts a server and gives the credentials for it to this process.
+func startS3(t *testing.T) *testkit.S3 {
+	t.Helper()
+	t.Setenv("AWS_ACCESS_KEY_ID", testkit.S3Access)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", testkit.S3Secret)
+	return testkit.StartS3(t, bucket)
+}
+
+func openS3(t *testing.T, location string, cfg archive.S3Config) *archive.S3 {
+	t.Helper()
+	cfg.PathStyle = true
+	s, err := archive.OpenS3(t.Context(), location, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestS3Store(t *testing.T) {
+	server := startS3(t)
+	var n atomic.Int32
+	for _, checksum := range []string{"auto", "required"} {
+		t.Run(checksum, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) archive.Store {
+				return openS3(t, fmt.Sprintf("s3://%s/cluster%d", bucket, n.Add(1)), archive.S3Config{Endpoint: server.URL, Checksum: checksum})
+			})
+		})
+	}
+	t.Run("no prefix", func(t *testing.T) {
+		storetest.Run(t, func(t *testing.T) archive.Store {
+			name := fmt.Sprintf("%s%d", bucket, n.Add(1))
+			server.MakeBucket(t, name)
+			return openS3(t, "s3://"+name, archive.S3Config{Endpoint: server.URL})
+		})
+	})
+}
+
+// front is a reverse proxy that counts requests and lets a test answer them
+// itself.
+type front struct {
+	*httptest.Server
+	requests atomic.Int64
+	answer   atomic.Pointer[func(w http.ResponseWriter, r *http.Request, next http.Handler)]
+}
+
+func startFront(t *testing.T, server *testkit.S3) *front {
+	t.Helper()
+	target, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The host stays as the client signed it.
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
+	f := &front{}
+	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.requests.Add(1)
+		if answer := f.answer.Load(); answer != nil {
+			(*answer)(w, r, proxy)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *front) set(answer func(w http.ResponseWriter, r *http.Request, next http.Handler)) {
+	f.answer.Store(&answer)
+}
