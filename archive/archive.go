@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+
+	"filippo.io/age"
 
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
@@ -32,12 +35,17 @@ var ErrNotPinned = errors.New("no archive there: walstream.json is missing")
 type Archive struct {
 	store    Store
 	identity Identity
+	keys     Keys
 	encoders encoders
 	decoders decoders
+
+	mu     sync.Mutex
+	secret []age.Identity // nil until one is needed
 }
 
 // Open opens an archive for which a cluster was pinned. Where none was it
-// fails with [ErrNotPinned].
+// fails with [ErrNotPinned]. Of an encrypted one, see [Keys.Open], only what is
+// in clear can be read.
 func Open(ctx context.Context, store Store) (*Archive, error) {
 	id, err := readIdentity(ctx, store)
 	if errors.Is(err, ErrNotExist) {
@@ -57,17 +65,21 @@ func Open(ctx context.Context, store Store) (*Archive, error) {
 // cluster if it is claimed by none, and the store stands [Probe]. An archive of another cluster is refused
 // with a [*segment.ForeignError].
 func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
-	a, err := Open(ctx, store)
+	return Keys{}.Pin(ctx, store, cluster)
+}
+
+func (k Keys) pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
+	a, err := k.Open(ctx, store)
 	if errors.Is(err, ErrNotPinned) {
 		err = Probe(ctx, store)
 		if err == nil {
-			err = writeIdentity(ctx, store, cluster)
+			err = writeIdentity(ctx, store, Identity{FormatVersion: FormatVersion, Identity: cluster, Encrypted: len(k.Recipients) > 0})
 		}
 		if err != nil {
 			return nil, fmt.Errorf("pin archive %s: %w", store, err)
 		}
 		crashpoint.Hit(crashpoint.ArchivePinned)
-		a, err = Open(ctx, store)
+		a, err = k.Open(ctx, store)
 	}
 	if err != nil {
 		return nil, err
@@ -98,14 +110,11 @@ func readIdentity(ctx context.Context, store Store) (Identity, error) {
 	if id.FormatVersion < 1 || !id.SegmentSize.Valid() {
 		return Identity{}, &CorruptError{Object: identityName, What: "contents", Have: string(bytes.TrimSpace(body)), Want: "an identity"}
 	}
-	if id.Encrypted {
-		return Identity{}, hint.Errorf("use a walstream release that decrypts", "it is encrypted, which this program cannot read")
-	}
 	return id, nil
 }
 
-func writeIdentity(ctx context.Context, store Store, cluster segment.Identity) error {
-	body, err := json.MarshalIndent(Identity{FormatVersion: FormatVersion, Identity: cluster}, "", "  ")
+func writeIdentity(ctx context.Context, store Store, id Identity) error {
+	body, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,6 @@ func TestPin(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	for name, body := range map[string]string{
 		"a newer version":    `{"format_version":2,"system_identifier":"7","major_version":15,"segment_size":16777216}`,
-		"encryption":         `{"format_version":1,"system_identifier":"7","major_version":15,"segment_size":16777216,"encrypted":true}`,
 		"no segment size":    `{"format_version":1,"system_identifier":"7","major_version":15}`,
 		"no version":         `{"system_identifier":"7","major_version":15,"segment_size":16777216}`,
 		"no JSON":            `half a fi`,

@@ -59,11 +59,10 @@ func (a *Archive) Pieces(ctx context.Context, tli wal.Timeline, from uint64) ite
 				yield(Piece{}, err)
 				return
 			}
-			p, err := ParseSegmentName(info.Name, a.identity.SegmentSize)
-			if err != nil {
+			p, ok := a.piece(info)
+			if !ok {
 				continue
 			}
-			p.StoredSize = info.Size
 			if !yield(p, nil) {
 				return
 			}
@@ -71,12 +70,23 @@ func (a *Archive) Pieces(ctx context.Context, tli wal.Timeline, from uint64) ite
 	}
 }
 
-// Name is the piece's object.
+// Name is the piece's object, where it is not encrypted.
 func (p Piece) Name(size segment.Size) string {
 	if p.Tail {
 		return TailName(p.ID, size, p.From, p.To)
 	}
 	return SegmentName(p.ID, size)
+}
+
+// name is the piece's object in this archive.
+func (a *Archive) name(p Piece) string { return a.SealedName(p.Name(a.identity.SegmentSize)) }
+
+// piece is what a listed object holds, if it is one of this archive's WAL.
+func (a *Archive) piece(info Info) (Piece, bool) {
+	plain := strings.TrimSuffix(info.Name, ageSuffix)
+	p, err := ParseSegmentName(plain, a.identity.SegmentSize)
+	p.StoredSize = info.Size
+	return p, err == nil && a.SealedName(plain) == info.Name
 }
 
 // Range is the segments numbered First to Last, both included, of a timeline.

@@ -46,7 +46,15 @@ func (f *fixed) Get(_ context.Context, name string, off, n int64) (io.ReadCloser
 // its place.
 func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
 	t.Helper()
-	whole := newArchive(t)
+	return storedWith(t, archive.Keys{}, g, level)
+}
+
+func storedWith(t testing.TB, keys archive.Keys, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
+	t.Helper()
+	whole, err := keys.Pin(t.Context(), archive.NewMem(), testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p, data := segmentOf(g, 0)
 	h, err := whole.Describe(p, bytes.NewReader(data), nil)
 	if err != nil {
@@ -55,7 +63,7 @@ func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archiv
 	if err := whole.PutSegment(t.Context(), p, h, bytes.NewReader(data), level); err != nil {
 		t.Fatal(err)
 	}
-	r, err := whole.Store().Get(t.Context(), archive.SegmentName(p.ID, testSize), 0, -1)
+	r, err := whole.Store().Get(t.Context(), whole.SealedName(archive.SegmentName(p.ID, testSize)), 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +72,7 @@ func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archiv
 		t.Fatal(err)
 	}
 	f = &fixed{Store: whole.Store(), body: body}
-	a, err = archive.Open(t.Context(), f)
+	a, err = keys.Open(t.Context(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +142,10 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-func TestTruncated(t *testing.T) {
-	a, f, id := stored(t, small(), 0)
+func TestTruncated(t *testing.T) { inClearAndSealed(t, testTruncated) }
+
+func testTruncated(t *testing.T, keys archive.Keys) {
+	a, f, id := storedWith(t, keys, small(), 0)
 	good := f.body
 	for n := range good {
 		f.body = good[:n]
@@ -148,8 +158,10 @@ func TestTruncated(t *testing.T) {
 }
 
 // A connection that breaks is no damage, and never absence.
-func TestReadFails(t *testing.T) {
-	a, f, id := stored(t, small(), 0)
+func TestReadFails(t *testing.T) { inClearAndSealed(t, testReadFails) }
+
+func testReadFails(t *testing.T, keys archive.Keys) {
+	a, f, id := storedWith(t, keys, small(), 0)
 	good := f.body
 	f.err = errors.New("connection reset")
 	for n := range len(good) + 1 {
@@ -177,8 +189,10 @@ type failingWriter struct{ err error }
 func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
 
 // An object under another name, or in another archive, is not what it says.
-func TestMisplaced(t *testing.T) {
-	a, f, id := stored(t, small(), 0)
+func TestMisplaced(t *testing.T) { inClearAndSealed(t, testMisplaced) }
+
+func testMisplaced(t *testing.T, keys archive.Keys) {
+	a, f, id := storedWith(t, keys, small(), 0)
 	wantCorrupt(t, a, id.Next(), "another segment's name")
 	wantCorrupt(t, a, segment.ID{Timeline: 2, No: id.No}, "another timeline's name")
 	if _, err := a.Header(t.Context(), archive.Piece{ID: id, Tail: true, To: 100}); err == nil {
@@ -187,10 +201,10 @@ func TestMisplaced(t *testing.T) {
 	other := testCluster
 	other.SystemIdentifier++
 	mem := archive.NewMem()
-	if _, err := archive.Pin(t.Context(), mem, other); err != nil {
+	if _, err := keys.Pin(t.Context(), mem, other); err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := archive.Open(t.Context(), &fixed{Store: mem, body: f.body})
+	foreign, err := keys.Open(t.Context(), &fixed{Store: mem, body: f.body})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,10 +14,11 @@ import (
 // object reads the stored bytes of a segment object: first its header, then
 // what lies between that and the end frame.
 type object struct {
-	name string
-	r    *bufio.Reader
-	crc  uint32
-	err  error // of r, other than its end: the bytes are unknown, not damaged
+	name  string
+	r     *bufio.Reader
+	frame []byte // with the header, once that was read
+	crc   uint32
+	err   error // of r, other than its end: the bytes are unknown, not damaged
 }
 
 func newObject(name string, r io.Reader) *object {
@@ -34,7 +35,13 @@ func broken(err error) bool {
 	return err != nil && err != io.EOF //nolint:errorlint // see above
 }
 
-func (o *object) unknown(err error) error { return fmt.Errorf("get %s: %w", o.name, err) }
+func (o *object) unknown(err error) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		return err // found while decrypting
+	}
+	return fmt.Errorf("get %s: %w", o.name, err)
+}
 
 // header reads the header frame.
 func (o *object) header() (*Header, error) {
@@ -54,7 +61,7 @@ func (o *object) header() (*Header, error) {
 	if int64(len(frame)) < size {
 		return nil, o.corrupt("size", fmt.Sprintf("%d bytes", len(frame)), "at least the header")
 	}
-	o.crc = crc32.Checksum(frame, castagnoli())
+	o.frame, o.crc = frame, crc32.Checksum(frame, castagnoli())
 	return parseHeader(o.name, frame)
 }
 

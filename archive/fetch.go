@@ -19,7 +19,7 @@ const pageHeader = 40
 // Header reads the header of a piece, without its WAL, and checks it against
 // the piece and the archive's identity. [ErrNotExist] is a definite answer.
 func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
-	name := p.Name(a.identity.SegmentSize)
+	name := a.name(p)
 	head, err := a.read(ctx, name, firstRead)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (a *Archive) read(ctx context.Context, name string, n int64) ([]byte, error
 // check compares a header with the name of its object and with the archive.
 func (a *Archive) check(p Piece, h *Header) error {
 	size := a.identity.SegmentSize
-	name := p.Name(size)
+	name := a.name(p)
 	if err := h.Match(name, a.identity.Identity); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (a *Archive) Fetch(ctx context.Context, id segment.ID, w io.Writer) (*Heade
 }
 
 func (a *Archive) fetchPiece(ctx context.Context, p Piece, w io.Writer) (*Header, error) {
-	name := p.Name(a.identity.SegmentSize)
+	name := a.name(p)
 	r, err := a.store.Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
@@ -95,6 +95,9 @@ func (a *Archive) fetchPiece(ctx context.Context, p Piece, w io.Writer) (*Header
 		return nil, err
 	}
 	if err := a.check(p, h); err != nil {
+		return nil, err
+	}
+	if o, err = a.unsealSegment(o); err != nil {
 		return nil, err
 	}
 	first := &beginning{w: w}
@@ -134,8 +137,7 @@ func (a *Archive) Tails(ctx context.Context, id segment.ID) ([]Piece, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p, err := ParseSegmentName(info.Name, a.identity.SegmentSize); err == nil && p.Tail {
-			p.StoredSize = info.Size
+		if p, ok := a.piece(info); ok && p.Tail {
 			tails = append(tails, p)
 		}
 	}
@@ -165,7 +167,7 @@ func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (
 		_, err := a.fetchPiece(ctx, p, &skipWriter{w: io.NewOffsetWriter(w, n), skip: n - p.From})
 		switch {
 		case errors.Is(err, ErrNotExist): // removed since the listing
-			failed[p] = fmt.Errorf("get %s: the object was removed a moment ago", p.Name(a.identity.SegmentSize))
+			failed[p] = fmt.Errorf("get %s: the object was removed a moment ago", a.name(p))
 		case err != nil:
 			failed[p] = err
 		default:
@@ -206,7 +208,7 @@ func (s *skipWriter) Write(p []byte) (int, error) {
 // noTail says why a segment has no tail: absence counts only if the complete
 // segment did not take the tail's place between two questions.
 func (a *Archive) noTail(ctx context.Context, id segment.ID) error {
-	name := SegmentName(id, a.identity.SegmentSize)
+	name := a.name(Piece{ID: id})
 	_, err := a.store.Stat(ctx, name)
 	if err == nil {
 		return fmt.Errorf("get tail of %s: the segment is complete by now", name)

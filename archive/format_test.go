@@ -57,10 +57,12 @@ func recipe(t *testing.T, marker string, vars map[string]string) []byte {
 }
 
 // The recipes of FORMAT.md get everything back without walstream.
-func TestByHand(t *testing.T) {
+func TestByHand(t *testing.T) { inClearAndSealed(t, testByHand) }
+
+func testByHand(t *testing.T, keys archive.Keys) {
 	root := t.TempDir()
 	store := openDir(t, archive.DirConfig{Path: root})
-	a, err := archive.Pin(t.Context(), store, testCluster)
+	a, err := keys.Pin(t.Context(), store, testCluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestByHand(t *testing.T) {
 		p, data := segmentOf(g, i)
 		putPiece(t, a, p, data, nil)
 		want[p.ID.Name(testSize)] = data
-		object = filepath.Join(root, p.Name(testSize))
+		object = filepath.Join(root, a.SealedName(p.Name(testSize)))
 	}
 	for _, to := range []int64{10_000, 123_456, 8192} {
 		p, data := tailOf(g, 2, to)
@@ -89,7 +91,7 @@ func TestByHand(t *testing.T) {
 	putMiddle(t, a, &third, 65_536, 123_456, false)
 
 	out := filepath.Join(t.TempDir(), "plain")
-	recipe(t, "truncate -s", map[string]string{"ARCHIVE": root, "OUT": out, "SIZE": fmt.Sprint(testSize)})
+	recipe(t, "truncate -s", map[string]string{"ARCHIVE": root, "OUT": out, "SIZE": fmt.Sprint(testSize), "KEY": keys.IdentityFile})
 	got := map[string][]byte{}
 	err = filepath.WalkDir(out, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
@@ -111,7 +113,11 @@ func TestByHand(t *testing.T) {
 	if err := json.Unmarshal(recipe(t, "od -An", vars), &header); err != nil {
 		t.Fatal(err)
 	}
-	sum := recipe(t, "sha256sum", vars)
+	marker := `-dqc "$OBJECT"`
+	if a.Identity().Encrypted {
+		marker, vars["KEY"] = "-dqc | sha256sum", keys.IdentityFile
+	}
+	sum := recipe(t, marker, vars)
 	if header.StartLSN != 0x200000 || !bytes.HasPrefix(sum, []byte(header.SHA256)) {
 		t.Errorf("header %+v, sha256 %s", header, sum)
 	}

@@ -16,6 +16,7 @@ const (
 	walPrefix     = "wal/"
 	historySuffix = ".history"
 	zstSuffix     = ".zst"
+	ageSuffix     = ".age"
 	tailInfix     = ".tail/"
 
 	// BackupsPrefix holds one commit object for each backup.

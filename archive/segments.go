@@ -19,7 +19,7 @@ import (
 // the running maximum starts anew and a record that began before the piece is
 // not checked. WAL that is broken is a [*BrokenError].
 func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, error) {
-	name := p.Name(a.identity.SegmentSize)
+	name := a.name(p)
 	if p.From != 0 {
 		return nil, fmt.Errorf("describe %s: only pieces from a segment's start on can be read", name)
 	}
@@ -131,16 +131,20 @@ func (a *Archive) Before(ctx context.Context, id segment.ID) (*Header, error) {
 // it was there already with the same plain bytes. Other bytes under this name
 // are a [*ConflictError] and stay untouched.
 func (a *Archive) PutSegment(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level Level) error {
-	name := p.Name(a.identity.SegmentSize)
+	name := a.name(p)
 	if err := a.check(p, h); err != nil {
 		return err
 	}
-	body, err := a.encoders.newEncoder(level, h, io.NewSectionReader(data, p.From, p.To-p.From))
+	object, err := a.encoders.newEncoder(level, h, io.NewSectionReader(data, p.From, p.To-p.From))
+	if err != nil {
+		return fmt.Errorf("put %s: %w", name, err)
+	}
+	defer a.encoders.put(level, object.enc)
+	body, err := a.sealSegment(object)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
 	}
 	err = a.store.Put(ctx, name, body)
-	a.encoders.put(level, body.enc)
 	if !errors.Is(err, ErrExists) {
 		return err
 	}
@@ -166,7 +170,7 @@ func (a *Archive) dropTails(ctx context.Context, p Piece, data io.ReaderAt) erro
 		}
 		derr := a.sameBytes(ctx, t, data)
 		if derr == nil {
-			derr = a.store.Delete(ctx, t.Name(a.identity.SegmentSize))
+			derr = a.store.Delete(ctx, a.name(t))
 		}
 		err = errors.Join(err, derr)
 	}
@@ -184,7 +188,7 @@ func (a *Archive) sameBytes(ctx context.Context, p Piece, data io.ReaderAt) erro
 		return err
 	}
 	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {
-		return &ConflictError{Object: p.Name(a.identity.SegmentSize), Have: h.SHA256, Want: have}
+		return &ConflictError{Object: a.name(p), Have: h.SHA256, Want: have}
 	}
 	return nil
 }

@@ -96,7 +96,7 @@ func importNew(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, 
 	}
 	err := pack(ctx, cfg, src, m, c)
 	if err == nil {
-		err = c.putManifest(ctx, cfg.Archive.Store(), body)
+		err = c.putManifest(ctx, cfg.Archive, body)
 	}
 	if err != nil {
 		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
@@ -161,7 +161,7 @@ func pack(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, c *Co
 	if err := c.reserve(ctx, cfg.Archive.Store()); err != nil {
 		return err
 	}
-	w, err := newPartWriter(ctx, cfg.Archive.Store(), c.ID, cfg.Level)
+	w, err := newPartWriter(ctx, cfg.Archive, c.ID, cfg.Level)
 	if err != nil {
 		return err
 	}

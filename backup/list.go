@@ -63,37 +63,56 @@ func Load(ctx context.Context, a *archive.Archive, id string) (*Commit, error) {
 	return nil, hint.With(fmt.Errorf("backup %q: %w", id, archive.ErrNotExist), "which there are: walstream list")
 }
 
-// LoadManifest reads the manifest of a backup, verified against its commit
-// object.
-func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest, error) {
-	name := ManifestName(c.ID)
-	body, err := read(ctx, a.Store(), name)
+// ReadManifest reads the manifest of a backup, byte for byte as PostgreSQL wrote
+// it, verified against the commit object.
+func ReadManifest(ctx context.Context, a *archive.Archive, c *Commit) ([]byte, error) {
+	name := a.SealedName(ManifestName(c.ID))
+	r, err := a.Store().Get(ctx, name, 0, -1)
 	if err != nil {
 		return nil, err
 	}
+	defer r.Close()
+	plain, err := a.Unseal(name, r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(plain)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
 	if have := sha256Hex(body); have != c.ManifestSHA256 {
 		return nil, &archive.CorruptError{Object: name, What: "sha256", Have: have, Want: c.ManifestSHA256}
+	}
+	return body, nil
+}
+
+// LoadManifest reads and parses the manifest of a backup.
+func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest, error) {
+	body, err := ReadManifest(ctx, a, c)
+	if err != nil {
+		return nil, err
 	}
 	m, err := ParseManifest(body)
 	if err == nil {
 		err = m.checkWAL(c)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", ManifestName(c.ID), err)
 	}
 	return m, nil
 }
 
 // Check looks whether a backup is there as a whole: its manifest as it was
-// stored, and every part in the size that it had. It fails with an
-// [*UnusableError] if not. Damage inside a part is found by reading it only.
+// stored, which in an encrypted archive takes an identity, and every part in
+// the size that it had. It fails with an [*UnusableError] if not. Damage inside
+// a part is found by reading it only.
 func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
 	unusable := func(err error) error { return &UnusableError{Object: "backup " + c.ID, Err: err} }
 	_, err := LoadManifest(ctx, a, c)
 	var corrupt *archive.CorruptError
 	switch {
 	case errors.Is(err, archive.ErrNotExist):
-		return unusable(fmt.Errorf("%s is missing", ManifestName(c.ID)))
+		return unusable(fmt.Errorf("%s is missing", a.SealedName(ManifestName(c.ID))))
 	case errors.As(err, &corrupt):
 		return unusable(err)
 	case err != nil:
@@ -160,7 +179,7 @@ func (c *Commit) check(name string, a *archive.Archive) error {
 		return fmt.Errorf("start %s on timeline %s, stop %s on timeline %s", c.StartLSN, c.StartTimeline, c.StopLSN, c.Timeline)
 	}
 	for i, p := range c.Parts {
-		if p.Name != PartName(c.ID, i+1) || p.Control != (i == len(c.Parts)-1) {
+		if p.Name != a.SealedName(PartName(c.ID, i+1)) || p.Control != (i == len(c.Parts)-1) {
 			return fmt.Errorf("part %d of %d is %s", i+1, len(c.Parts), p.Name)
 		}
 	}

@@ -26,12 +26,12 @@ const (
 
 var errAborted = errors.New("the backup was given up")
 
-// partWriter writes tar streams into the store as a row of tar.zst objects.
+// partWriter writes tar streams into the archive as a row of tar.zst objects.
 // It holds no part in memory: what is written goes through the compressor
 // into a Put that is under way. Not safe for concurrent use.
 type partWriter struct {
 	ctx   context.Context // ends when a Put failed
-	store archive.Store
+	arch  *archive.Archive
 	id    string
 	group *errgroup.Group
 
@@ -47,12 +47,12 @@ type openPart struct {
 	aborted atomic.Bool
 }
 
-func newPartWriter(ctx context.Context, store archive.Store, id string, level zstd.EncoderLevel) (*partWriter, error) {
+func newPartWriter(ctx context.Context, arch *archive.Archive, id string, level zstd.EncoderLevel) (*partWriter, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(2))
 	if err != nil {
 		return nil, err
 	}
-	w := &partWriter{store: store, id: id, enc: enc}
+	w := &partWriter{arch: arch, id: id, enc: enc}
 	w.group, w.ctx = errgroup.WithContext(ctx)
 	w.group.SetLimit(puts)
 	return w, nil
@@ -62,7 +62,7 @@ func newPartWriter(ctx context.Context, store archive.Store, id string, level zs
 func (w *partWriter) begin(tablespace uint32, control bool) {
 	r, pipe := io.Pipe()
 	p := &openPart{
-		Part: &Part{Name: PartName(w.id, len(w.parts)+1), Tablespace: tablespace, Control: control},
+		Part: &Part{Name: w.arch.SealedName(PartName(w.id, len(w.parts)+1)), Tablespace: tablespace, Control: control},
 		pipe: pipe,
 	}
 	w.parts = append(w.parts, p.Part)
@@ -71,7 +71,10 @@ func (w *partWriter) begin(tablespace uint32, control bool) {
 	w.group.Go(func() error {
 		sum := sha256.New()
 		size := &counter{}
-		err := w.store.Put(w.ctx, p.Name, io.TeeReader(r, io.MultiWriter(sum, size)))
+		body, err := w.arch.Seal(r)
+		if err == nil {
+			err = w.arch.Store().Put(w.ctx, p.Name, io.TeeReader(body, io.MultiWriter(sum, size)))
+		}
 		if p.aborted.Load() {
 			err = nil // it is the echo of another error
 		}

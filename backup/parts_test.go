@@ -15,7 +15,11 @@ import (
 
 func newParts(t *testing.T, store archive.Store) *partWriter {
 	t.Helper()
-	w, err := newPartWriter(t.Context(), store, "20261122T010003Z", zstd.SpeedFastest)
+	a, err := archive.Pin(t.Context(), store, testIdentity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newPartWriter(t.Context(), a, "20261122T010003Z", zstd.SpeedFastest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,14 +80,18 @@ func TestPartsAbort(t *testing.T) {
 	if err := w.abort(); err != nil {
 		t.Errorf("abort: %v", err)
 	}
-	if names := objects(t, store, ""); len(names) > 0 {
+	if names := objects(t, store, archive.BackupPrefix); len(names) > 0 {
 		t.Errorf("stored %s", names)
 	}
 }
 
 // The store's error stops the writer, whatever the writer does.
 func TestPartsStoreFails(t *testing.T) {
-	w := newParts(t, &brokenStore{Store: archive.NewMem()})
+	mem := archive.NewMem()
+	if _, err := archive.Pin(t.Context(), mem, testIdentity); err != nil {
+		t.Fatal(err)
+	}
+	w := newParts(t, &brokenStore{Store: mem})
 	w.begin(0, false)
 	noise := make([]byte, 1<<20)
 	_, _ = rand.Read(noise)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -28,7 +29,7 @@ const cleanupTimeout = time.Minute
 // waits for WAL. Of memory it takes some MiB for compression and a few
 // hundred bytes for each file of the cluster.
 func Take(ctx context.Context, cfg Config) (*Commit, error) {
-	if err := cfg.complete(); err != nil {
+	if err := errors.Join(cfg.complete(), cfg.Archive.Writable()); err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
 	c, err := take(ctx, cfg)
@@ -95,7 +96,7 @@ func transfer(ctx context.Context, cfg Config, c *Commit, history *branch) (need
 	if err := m.check(in.files, c); err != nil {
 		return nil, fmt.Errorf("compare with backup_manifest: %w", err)
 	}
-	return m.segments(c.SegmentSize), c.putManifest(ctx, cfg.Archive.Store(), in.manifest.Bytes())
+	return m.segments(c.SegmentSize), c.putManifest(ctx, cfg.Archive, in.manifest.Bytes())
 }
 
 // identify compares the server with the archive, before the first byte.
@@ -137,7 +138,7 @@ func (c *Commit) reserve(ctx context.Context, store archive.Store) error {
 
 // receive stores the parts while the server sends them.
 func receive(ctx context.Context, cfg Config, s *stream, c *Commit) (*intake, error) {
-	w, err := newPartWriter(ctx, cfg.Archive.Store(), c.ID, cfg.Level)
+	w, err := newPartWriter(ctx, cfg.Archive, c.ID, cfg.Level)
 	if err != nil {
 		return nil, err
 	}
@@ -177,10 +178,16 @@ func (c *Commit) count() {
 }
 
 // putManifest stores the manifest, once it agrees with what passed.
-func (c *Commit) putManifest(ctx context.Context, store archive.Store, body []byte) error {
+func (c *Commit) putManifest(ctx context.Context, a *archive.Archive, body []byte) error {
 	c.ManifestSHA256 = sha256Hex(body)
-	c.StoredBytes += int64(len(body))
-	return store.Put(ctx, ManifestName(c.ID), bytes.NewReader(body))
+	sealed, err := a.Seal(bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	size := &counter{}
+	err = a.Store().Put(ctx, a.SealedName(ManifestName(c.ID)), io.TeeReader(sealed, size))
+	c.StoredBytes += size.n
+	return err
 }
 
 // cleanup deletes what a failed backup stored, as far as that goes: without a

@@ -2,16 +2,12 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"slices"
 
-	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/crashpoint"
 )
@@ -91,7 +87,7 @@ func (r *restore) addMissing(ctx context.Context) error {
 	} else if err := r.data().Chmod(".", global.Mode().Perm()&0o750); err != nil {
 		return err
 	}
-	manifest, err := r.readManifest(ctx)
+	manifest, err := backup.ReadManifest(ctx, r.cfg.Source.Archive, &r.Backup)
 	if err != nil {
 		return err
 	}
@@ -109,23 +105,4 @@ func (r *restore) keepHome() error {
 		return err
 	}
 	return r.replace(name, conf)
-}
-
-// readManifest reads the manifest byte for byte: pg_verifybackup wants it.
-func (r *restore) readManifest(ctx context.Context) ([]byte, error) {
-	name := backup.ManifestName(r.Backup.ID)
-	f, err := r.cfg.Source.Archive.Store().Get(ctx, name, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	body, err := io.ReadAll(f)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(body)
-	if have := hex.EncodeToString(sum[:]); have != r.Backup.ManifestSHA256 {
-		return nil, &archive.CorruptError{Object: name, What: "sha256", Have: have, Want: r.Backup.ManifestSHA256}
-	}
-	return body, nil
 }

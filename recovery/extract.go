@@ -113,17 +113,8 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 	}
 	defer body.Close()
 	sum := sha256.New()
-	stored := &counter{r: io.TeeReader(contextReader{ctx, body}, sum)}
-	dec, err := zstd.NewReader(stored, zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return err
-	}
-	defer dec.Close()
-	plain := &counter{r: dec, progress: x.progress}
-	err = x.entries(tar.NewReader(plain))
-	if err == nil { // behind the end of the tar there may be padding, and damage
-		_, err = io.Copy(io.Discard, plain)
-	}
+	stored := io.TeeReader(contextReader{ctx, body}, sum)
+	plain, err := x.unpack(part, stored)
 	// Damage is the cause of whatever else went wrong.
 	if _, rest := io.Copy(io.Discard, stored); rest != nil {
 		return cmp.Or(err, rest)
@@ -134,10 +125,29 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 		return &archive.CorruptError{Object: part.Name, What: "sha256", Have: have, Want: part.SHA256}
 	case err != nil:
 		return err
-	case plain.n != part.PlainBytes:
-		return &archive.CorruptError{Object: part.Name, What: "plain size", Have: fmt.Sprint(plain.n), Want: fmt.Sprint(part.PlainBytes)}
+	case plain != part.PlainBytes:
+		return &archive.CorruptError{Object: part.Name, What: "plain size", Have: fmt.Sprint(plain), Want: fmt.Sprint(part.PlainBytes)}
 	}
 	return nil
+}
+
+// unpack lays down what a part holds and returns the size of its tar stream.
+func (x *extractor) unpack(part backup.Part, stored io.Reader) (int64, error) {
+	packed, err := x.cfg.Source.Archive.Unseal(part.Name, stored)
+	if err != nil {
+		return 0, err
+	}
+	dec, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return 0, err
+	}
+	defer dec.Close()
+	plain := &counter{r: dec, progress: x.progress}
+	err = x.entries(tar.NewReader(plain))
+	if err == nil { // behind the end of the tar there may be padding, and damage
+		_, err = io.Copy(io.Discard, plain)
+	}
+	return plain.n, err
 }
 
 func (x *extractor) entries(t *tar.Reader) error {

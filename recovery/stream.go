@@ -23,15 +23,13 @@ func (c contextReader) Read(p []byte) (int, error) {
 type counter struct {
 	r        io.Reader
 	n        int64
-	progress *progress // told as well, if set
+	progress *progress // told as well
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if c.progress != nil {
-		c.progress.add(int64(n))
-	}
+	c.progress.add(int64(n))
 	return n, err
 }
 

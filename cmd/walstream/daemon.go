@@ -108,7 +108,7 @@ func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot recei
 	made := slot.Moved(id.SegmentSize)
 	store, err := locate(ctx, d.conf, !made)
 	if err == nil && made {
-		_, err = archive.Open(ctx, store)
+		_, err = keys(d.conf).Open(ctx, store)
 	}
 	if err != nil && made {
 		err = fmt.Errorf("slot %s was moved to %s, so an archive holds the WAL before: %w", slot.Name, slot.RestartLSN, err)
@@ -117,7 +117,7 @@ func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot recei
 	if err != nil {
 		return nil, err
 	}
-	return archive.Pin(ctx, store, id)
+	return keys(d.conf).Pin(ctx, store, id)
 }
 
 func (d *daemon) spoolOpen() *segment.Spool {
@@ -245,7 +245,8 @@ func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
 	return backoff.Retry(ctx, func() (*archive.Archive, error) {
 		arch, err := d.openArchive(ctx)
 		var foreign *segment.ForeignError
-		if errors.As(err, &foreign) {
+		var keys *archive.EncryptionError
+		if errors.As(err, &foreign) || errors.As(err, &keys) {
 			err = backoff.Permanent(err)
 		}
 		return arch, err
@@ -257,7 +258,10 @@ func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	arch, err := archive.Open(ctx, store)
+	arch, err := keys(d.conf).Open(ctx, store)
+	if err == nil {
+		err = arch.Writable()
+	}
 	if err != nil {
 		return nil, err
 	}

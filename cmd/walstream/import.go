@@ -140,7 +140,7 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 	if err != nil && len(t.found.Backups)+len(t.found.WAL) > 0 {
 		// The archive may know more than what there is to import.
 		if arch, err := a.openArchive(ctx, c); err == nil {
-			return t.useArchive(ctx, arch.Store(), arch.Identity().Identity)
+			return t.useArchive(ctx, c, arch.Store(), arch.Identity().Identity)
 		}
 	}
 	if err != nil {
@@ -158,14 +158,14 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 	if err != nil {
 		return err
 	}
-	return t.useArchive(ctx, store, identity)
+	return t.useArchive(ctx, c, store, identity)
 }
 
-func (t *takeover) useArchive(ctx context.Context, store archive.Store, identity segment.Identity) (err error) {
+func (t *takeover) useArchive(ctx context.Context, c *config.Loaded, store archive.Store, identity segment.Identity) (err error) {
 	if t.dryRun {
 		store = archive.Rehearse(store)
 	}
-	t.arch, err = archive.Pin(ctx, store, identity)
+	t.arch, err = keys(c).Pin(ctx, store, identity)
 	return err
 }
 

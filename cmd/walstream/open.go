@@ -19,7 +19,7 @@ func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archi
 	store, err := locate(ctx, c, false)
 	var arch *archive.Archive
 	if err == nil {
-		arch, err = archive.Open(ctx, store)
+		arch, err = keys(c).Open(ctx, store)
 	}
 	absent := errors.Is(err, archive.ErrNoDirectory) || errors.Is(err, archive.ErrNotPinned)
 	if absent && slices.Contains([]string{"backup", "mark", "list"}, a.cmd.Name()) {
@@ -35,6 +35,11 @@ func locate(ctx context.Context, c *config.Loaded, create bool) (archive.Store, 
 		StorageClass: c.S3.StorageClass, SSE: c.S3.SSE, KMSKey: c.S3.KMSKey, CAFile: c.S3.CAFile,
 		Unconditional: c.S3.UnsafeUnconditional,
 	})
+}
+
+// keys are what the archive is encrypted with, if it is.
+func keys(c *config.Loaded) archive.Keys {
+	return archive.Keys{Recipients: c.Recipients, IdentityFile: c.IdentityFile}
 }
 
 // server leads to the primary for a short task. The name by which the

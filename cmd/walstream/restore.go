@@ -163,6 +163,9 @@ func restoreCommand(c *config.Loaded, store archive.Store) ([]string, error) {
 	if c.File != "" {
 		command = append(command, "--config", c.File)
 	}
+	if c.IdentityFile != "" {
+		command = append(command, "--identity", c.IdentityFile)
+	}
 	return append(command, "--archive", c.Archive, "--restore-retry", c.RestoreRetry.String()), nil
 }
 

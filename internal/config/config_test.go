@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -105,16 +106,50 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+const testRecipient = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"
+
+func TestRecipients(t *testing.T) {
+	const ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJKuMk8Fi5xC0bJHgRNl3WBWcAWLBbzEh8jjRNcXUvSK backup@db"
+	for _, src := range []Sources{
+		{File: writeFile(t, "encryption:\n  recipients:\n  - "+testRecipient+"\n  - "+ssh+"\n")},
+		{File: writeFile(t, "encryption: { recipients: ["+testRecipient+", "+ssh+"] }\n")},
+		{Environ: []string{"WALSTREAM_ENCRYPTION_RECIPIENTS=" + testRecipient + ", " + ssh}},
+	} {
+		r := load(t, src).Recipients
+		if len(r) != 2 || fmt.Sprint(r[0]) != testRecipient {
+			t.Errorf("recipients %v", r)
+		}
+	}
+	if r := load(t, Sources{File: writeFile(t, "encryption: { recipients: [] }\n")}).Recipients; len(r) > 0 {
+		t.Errorf("recipients %v", r)
+	}
+	for text, want := range map[string]string{
+		"age1nonsense":         "no public key",
+		"AGE-SECRET-KEY-1QQQQ": "there is a secret key",
+		"ssh-ed25519 AAAA":     "malformed SSH recipient",
+	} {
+		_, err := Load(Sources{File: writeFile(t, "encryption: { recipients: ["+text+"] }\n")})
+		if err == nil || !strings.Contains(err.Error(), ":1: encryption.recipients: ") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET-KEY-1QQ") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
 		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
 		"s3.endpoint": "https://s3.local:9000", "s3.region": "here", "s3.path_style": "true", "s3.checksum": "required", "s3.storage_class": "STANDARD_IA",
 		"s3.sse": "aws:kms", "s3.kms_key": "arn:x", "s3.ca_file": "/ca.pem", "s3.unsafe_no_conditional_put": "true",
+		"encryption.recipients": testRecipient, "encryption.identity_file": "/keys",
 	}
 	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
-		CompressionLevel: "best", RestoreRetry: 90 * time.Second,
+		CompressionLevel: "best", RestoreRetry: 90 * time.Second, IdentityFile: "/keys",
 		S3: S3{"https://s3.local:9000", "here", true, "required", "STANDARD_IA", "aws:kms", "arn:x", "/ca.pem", true}}
+	if err := setRecipients(&want.Recipients, testRecipient); err != nil {
+		t.Fatal(err)
+	}
+	sameKeys := cmp.Comparer(func(a, b age.Recipient) bool { return fmt.Sprint(a) == fmt.Sprint(b) })
 	var file strings.Builder
 	var env []string
 	for _, k := range Keys() {
@@ -132,10 +167,10 @@ func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 		}
 		env = append(env, k.Env()+"="+texts[k.Path])
 	}
-	if diff := cmp.Diff(want, load(t, Sources{File: writeFile(t, file.String())}).Config); diff != "" {
+	if diff := cmp.Diff(want, load(t, Sources{File: writeFile(t, file.String())}).Config, sameKeys); diff != "" {
 		t.Errorf("file: %s", diff)
 	}
-	if diff := cmp.Diff(want, load(t, Sources{Environ: env}).Config); diff != "" {
+	if diff := cmp.Diff(want, load(t, Sources{Environ: env}).Config, sameKeys); diff != "" {
 		t.Errorf("environment: %s", diff)
 	}
 }
@@ -196,7 +231,7 @@ func TestProblems(t *testing.T) {
 		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
 		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
 		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, max_size, each with a value"}},
-		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, s3, spool, slot, slot_mode, hold_max, application_name, on_gap, http, compression_level, restore_retry, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, s3, spool, slot, slot_mode, hold_max, application_name, on_gap, http, compression_level, encryption, restore_retry, each with a value"}},
 		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
 		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
 		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{

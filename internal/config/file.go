@@ -82,11 +82,19 @@ func (l *loader) entry(file, prefix string, k, v *yaml.Node) {
 		if isNull(v) {
 			return
 		}
-		if v.Kind != yaml.ScalarNode {
-			l.problem(at(file, v), "%s: want a single value", path)
-			return
+		values := []*yaml.Node{v}
+		if v.Kind == yaml.SequenceNode && l.isList(path) {
+			values = v.Content
 		}
-		l.settings[path] = setting{v.Value, at(file, v)}
+		var texts []string
+		for _, v := range values {
+			if v.Kind != yaml.ScalarNode {
+				l.problem(at(file, v), "%s: want a single value", path)
+				return
+			}
+			texts = append(texts, v.Value)
+		}
+		l.settings[path] = setting{strings.Join(texts, ","), at(file, v)}
 	}
 }
 
@@ -111,6 +119,10 @@ func (l *loader) kind(prefix, name string) keyKind {
 		}
 	}
 	return unknownKey
+}
+
+func (l *loader) isList(path string) bool {
+	return slices.ContainsFunc(l.keys, func(k Key) bool { return k.list && k.Path == path })
 }
 
 // level lists the names that may stand directly below prefix.

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"filippo.io/age"
 )
 
 // DefaultFile is read when no file is named, if it exists.
@@ -23,19 +25,21 @@ const DefaultFile = "/etc/walstream/walstream.yml"
 
 // Config is every setting, with defaults filled in.
 type Config struct {
-	DBName           string        // libpq connection string or URL; empty: PG* environment
-	Archive          string        // absolute path or URL
-	S3               S3            // how an archive in S3 is reached
-	SpoolDir         string        // absolute path
-	SpoolMax         Size          // 0 is no limit
-	Slot             string        // replication slot
-	SlotMode         string        // hold or stream
-	HoldMax          Size          // 0 is no limit
-	ApplicationName  string        // empty: conninfo, PGAPPNAME, walstream
-	OnGap            string        // backup or stop
-	HTTPListen       string        // host:port; empty: no HTTP server
-	CompressionLevel string        // fastest, default, better or best
-	RestoreRetry     time.Duration // how long wal-get retries trouble
+	DBName           string          // libpq connection string or URL; empty: PG* environment
+	Archive          string          // absolute path or URL
+	S3               S3              // how an archive in S3 is reached
+	SpoolDir         string          // absolute path
+	SpoolMax         Size            // 0 is no limit
+	Slot             string          // replication slot
+	SlotMode         string          // hold or stream
+	HoldMax          Size            // 0 is no limit
+	ApplicationName  string          // empty: conninfo, PGAPPNAME, walstream
+	OnGap            string          // backup or stop
+	HTTPListen       string          // host:port; empty: no HTTP server
+	CompressionLevel string          // fastest, default, better or best
+	Recipients       []age.Recipient // for whom the archive is encrypted; none: it is not
+	IdentityFile     string          // absolute path of the secret keys; empty: none
+	RestoreRetry     time.Duration   // how long wal-get retries trouble
 }
 
 // S3 is how an object store is reached.
@@ -51,7 +55,7 @@ type S3 struct {
 	UnsafeUnconditional bool
 }
 
-// Key is one scalar setting. The table of keys is the only place that names
+// Key is one setting. The table of keys is the only place that names
 // settings: file, environment, flags, example and show follow it.
 type Key struct {
 	Path    string // as in the file, levels separated by dots
@@ -63,6 +67,7 @@ type Key struct {
 
 	relative bool // a path that flag and environment may give relative
 	secrets  bool // the value may hold a password
+	list     bool // several values: a list in the file, with commas elsewhere
 	set      func(c *Config, text string) error
 }
 
@@ -139,6 +144,17 @@ func Keys() []Key {
 		{Path: "compression_level", Default: "fastest",
 			Help: "zstd effort: " + strings.Join(CompressionLevels(), ", "),
 			set:  func(c *Config, s string) error { return setChoice(&c.CompressionLevel, s, CompressionLevels()) }},
+		{Path: "encryption.recipients", list: true,
+			Help: "public keys, of age or SSH, for which an encrypted archive is written; empty: not encrypted",
+			set:  func(c *Config, s string) error { return setRecipients(&c.Recipients, s) }},
+		{Path: "encryption.identity_file", Flag: "identity", relative: true,
+			Help: "file with the secret keys that read an encrypted archive; receive and backup need none",
+			set: func(c *Config, s string) error {
+				if s == "" {
+					return nil
+				}
+				return setPath(&c.IdentityFile, s)
+			}},
 		{Path: "restore_retry", Flag: "restore-retry", Command: "wal-get", Default: "15m",
 			Help: "how long wal-get retries trouble before recovery stops",
 			set:  func(c *Config, s string) error { return setDuration(&c.RestoreRetry, s) }},

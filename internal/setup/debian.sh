@@ -16,7 +16,9 @@ packages=
 have_postgresql || packages="postgresql"
 case ${1:-} in
 test | matrix)
-	command -v zstd >/dev/null 2>&1 || packages="$packages zstd"
+	for program in zstd age; do
+		command -v $program >/dev/null 2>&1 || packages="$packages $program"
+	done
 	# The race detector is C.
 	command -v cc >/dev/null 2>&1 || packages="$packages gcc libc6-dev"
 	;;

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/walstream/walstream/internal/testkit"
+)
+
+// newKey makes an identity file as the README says, and tells its public key.
+func newKey(t *testing.T, dir, name string) (file, public string) {
+	t.Helper()
+	file = filepath.Join(dir, name)
+	testkit.Run(t, "age-keygen", "-o", file)
+	return file, strings.TrimSpace(testkit.Run(t, "age-keygen", "-y", file))
+}
+
+func (w *world) recipients(public ...string) {
+	w.env = []string{"WALSTREAM_ENCRYPTION_RECIPIENTS=" + strings.Join(public, ",")}
+}
+
+// fails expects that a command fails as a row of docs/errors.md says.
+func (w *world) fails(rows []*documented, args ...string) {
+	w.t.Helper()
+	out, errs, code := w.run(args...)
+	if code == 0 {
+		w.t.Fatalf("walstream %s succeeds:\n%s", strings.Join(args, " "), out)
+	}
+	var message, hints []string
+	for line := range strings.Lines(errs) {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "walstream: "); ok {
+			message = append(message, text)
+		} else if text, ok := strings.CutPrefix(strings.TrimSpace(line), "hint: "); ok {
+			hints = append(hints, text)
+		}
+	}
+	document(w.t, rows, code, strings.Join(message, "\n"), hints)
+}
+
+// The whole way with an encrypted archive, whose keys are rotated on the way.
+// Only what reads needs an identity.
+func TestEncryptedArchive(t *testing.T) {
+	t.Parallel()
+	w, errors := newWorld(t, testkit.Config{SegmentSizeMB: 1}), readErrors(t, "Encryption")
+	old, oldPublic := newKey(t, w.dir, "old.key")
+	young, youngPublic := newKey(t, w.dir, "young.key")
+	w.recipients(oldPublic)
+	r := w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	first := w.history(3)
+	w.archived()
+	r.stop()
+	w.recipients(youngPublic)
+	r = w.receive()
+	late := w.history(2)
+	w.must("mark", "the end")
+	w.archived()
+
+	list := w.must("list", "wal", "--json") + w.must("list") + w.must("list", "timelines")
+	if !strings.Contains(list, `"state": "complete"`) || !strings.Contains(list, "recoverable: ") {
+		t.Error(list)
+	}
+	w.must("status")
+	for _, pattern := range []string{"wal/*/*.zst", "wal/*/*.tail/*.zst", "backup/*/data/*.zst", "backup/*/backup_manifest"} {
+		if found, err := filepath.Glob(filepath.Join(w.archive, pattern)); err != nil || len(found) > 0 {
+			t.Errorf("not encrypted: %v %v", found, err)
+		}
+	}
+
+	dir := filepath.Join(w.dir, "none")
+	w.fails(errors, "restore", dir)
+	w.fails(errors, "restore", dir, "--identity", young)
+	w.fails(errors, "restore", dir, "--identity", filepath.Join(w.dir, "missing.key"))
+	if exists(dir) {
+		t.Error("a restore without the key has written something")
+	}
+	both := filepath.Join(w.dir, "both.key")
+	testkit.Run(t, "sh", "-c", fmt.Sprintf("cat %s %s >%s", young, old, both))
+	back := w.restore(filepath.Join(w.dir, "back"), "--identity", both, "--target-time", first[1].time)
+	if got := back.Psql(t, "SELECT max(n) FROM steps"); got != first[1].row {
+		t.Errorf("restored row %s, want %s", got, first[1].row)
+	}
+
+	w.primary.Stop(syscall.SIGINT)
+	r.stop()
+	end := w.restore(filepath.Join(w.dir, "end"), "--identity", both)
+	if got := end.Psql(t, "SELECT max(n) FROM steps"); got != late[1].row {
+		t.Errorf("restored row %s, want %s", got, late[1].row)
+	}
+
+	w.recipients()
+	w.fails(errors, "backup")
+	r = w.launch()
+	if err := <-r.done; err == nil || !strings.Contains(r.output(), "is encrypted, but there are no encryption.recipients") {
+		t.Errorf("receive without recipients: %v\n%s", err, r.output())
+	}
+	w.recipients("age1nonsense")
+	w.fails(errors, "list")
+	w.recipients(youngPublic)
+	testkit.Run(t, "sh", "-c", "mkdir "+w.dir+"/clear; sed s/true/false/ "+w.archive+"/walstream.json >"+w.dir+"/clear/walstream.json")
+	w.fails(errors, "list", "--archive", filepath.Join(w.dir, "clear"))
+	for _, row := range errors {
+		if !row.met {
+			t.Errorf("nothing has brought about: %s", row.message)
+		}
+	}
+}
+
+// A base backup of pg_basebackup is imported into an encrypted archive, and
+// then everything is taken out of it with age, zstd and tar, as FORMAT.md says;
+// the same of an archive in clear. PostgreSQL starts from both.
+func TestArchiveByHand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	key, public := newKey(t, w.dir, "walstream.key")
+	w.primary.Psql(t, "CREATE TABLE steps AS SELECT generate_series(1, 1000) AS n")
+	source := filepath.Join(w.dir, "source")
+	testkit.Run(t, filepath.Join(w.primary.Bin, "pg_basebackup"), "-d", w.primary.Conninfo(), "-c", "fast", "-X", "fetch", "-Ft", "-D", source)
+	for _, archive := range []string{"clear", "sealed"} {
+		w.archive = filepath.Join(w.dir, archive)
+		if archive == "sealed" {
+			w.recipients(public)
+		}
+		w.must("import", source)
+		backups := decode(t, w.must("list", "--json"), &struct{ Backups []backupView }{}).Backups
+		if len(backups) != 1 {
+			t.Fatalf("backups %v", backups)
+		}
+		plain, dir := filepath.Join(w.dir, archive+"-wal"), filepath.Join(w.dir, archive+"-data")
+		vars := map[string]string{"ARCHIVE": w.archive, "KEY": key, "ID": backups[0].ID, "SIZE": "1048576", "OUT": plain}
+		testkit.Run(t, "sh", "-eu", "-c", recipe(t, "truncate -s", vars))
+		vars["OUT"] = dir
+		testkit.Run(t, "sh", "-eu", "-c", recipe(t, "tar -x", vars))
+		testkit.Run(t, filepath.Join(w.primary.Bin, "pg_verifybackup"), "-n", dir)
+		testkit.Run(t, "sh", "-eu", "-c", fmt.Sprintf(`echo "restore_command = 'cp %s/%%f %%p'" >>%s/postgresql.conf; touch %[2]s/recovery.signal`, plain, dir))
+		if got := w.startRestored(dir).Psql(t, "SELECT count(*) FROM steps"); got != "1000" {
+			t.Errorf("%s: %s rows", archive, got)
+		}
+	}
+	w.restore(filepath.Join(w.dir, "restored"), "--identity", key)
+}
+
+// recipe is the shell block of FORMAT.md that holds marker, with variables set
+// to other values than those in the text.
+func recipe(t *testing.T, marker string, vars map[string]string) string {
+	t.Helper()
+	body, err := os.ReadFile(filepath.Join(repository, "archive", "FORMAT.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range fence.FindAllStringSubmatch(string(body), -1) {
+		if script := m[1]; strings.Contains(script, marker) {
+			for name, value := range vars {
+				script = regexp.MustCompile("(?m)^"+name+"=.*$").ReplaceAllLiteralString(script, name+"='"+value+"'")
+			}
+			return script
+		}
+	}
+	t.Fatalf("FORMAT.md has no recipe with %q", marker)
+	return ""
+}
