@@ -66,7 +66,7 @@ func Import(ctx context.Context, cfg ImportConfig, files []ImportFile) (*Importe
 	if cfg.Progress == nil {
 		cfg.Progress = func(int64) {}
 	}
-	i := &importer{cfg: cfg, a: cfg.Archive, known: map[wal.Timeline]map[segment.ID]stored{}, last: map[wal.Timeline]described{}}
+	i := &importer{cfg: cfg, a: cfg.Archive, known: map[wal.Timeline]map[segment.ID]stored{}, last: map[wal.Timeline]described{}, roller: roller{}}
 	defer i.scratch.close()
 	files = slices.Clone(files)
 	slices.SortStableFunc(files, compareImports)
@@ -114,6 +114,8 @@ type importer struct {
 	known map[wal.Timeline]map[segment.ID]stored // what the archive held when the timeline's turn came
 	last  map[wal.Timeline]described             // the newest complete segment of this run
 	path  string                                 // of that segment's file
+
+	roller roller
 }
 
 // stored is what an archive holds of a segment.
@@ -244,6 +246,11 @@ func (i *importer) store(ctx context.Context, f ImportFile, p Piece, data io.Rea
 	} else {
 		i.done.Segments.add(known.whole)
 		i.last[p.ID.Timeline], i.path = described{p.ID, h}, f.Path
+		if r, ok := i.roller.add(p.ID, h); ok {
+			if err := i.a.rollUp(ctx, r); err != nil {
+				i.cfg.Log.Warn().Err(err).Msg(noIndex)
+			}
+		}
 	}
 	if known.tail {
 		return i.tidy(ctx, f, p, data)

@@ -19,6 +19,8 @@ const (
 	ageSuffix     = ".age"
 	tailInfix     = ".tail/"
 
+	indexPrefix = "index/"
+
 	// BackupsPrefix holds one commit object for each backup.
 	BackupsPrefix = "backups/"
 	// BackupPrefix holds the data of backups, committed or not.

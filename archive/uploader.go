@@ -57,6 +57,9 @@ type Uploader struct {
 	status UploaderStatus
 	last   map[wal.Timeline]described
 	stored map[wal.Timeline]bool // history files
+
+	roller roller
+	rolls  chan roll // to be indexed; what comes while one is goes without
 }
 
 // described is a complete segment that was read.
@@ -74,7 +77,7 @@ func NewUploader(cfg UploaderConfig) *Uploader {
 		cfg.Now = time.Now
 	}
 	return &Uploader{
-		cfg: cfg, a: cfg.Archive, last: map[wal.Timeline]described{}, stored: map[wal.Timeline]bool{},
+		cfg: cfg, a: cfg.Archive, last: map[wal.Timeline]described{}, stored: map[wal.Timeline]bool{}, roller: roller{},
 		status: UploaderStatus{Confirmed: map[wal.Timeline]wal.LSN{}, Stopped: map[wal.Timeline]error{}},
 	}
 }
@@ -119,6 +122,8 @@ func (u *Uploader) Run(ctx context.Context) error {
 		inOrder  = make(chan *job, u.cfg.Workers) // to be confirmed
 		inFlight sync.WaitGroup
 	)
+	u.rolls = make(chan roll, 1)
+	g.Go(func() error { return u.index(ctx) })
 	g.Go(func() error {
 		defer close(todo)
 		defer close(inOrder)
@@ -200,6 +205,14 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 	u.confirmed(j)
 	u.report(j)
 	crashpoint.Hit(crashpoint.UploadConfirmed)
+	if j.sealed.Complete {
+		if r, ok := u.roller.add(j.piece.ID, j.header); ok {
+			select {
+			case u.rolls <- r:
+			default:
+			}
+		}
+	}
 	u.tidy(ctx, j.piece, j.data)
 	if err := u.cfg.Source.Release(j.sealed); err != nil {
 		u.cfg.Log.Warn().Err(err).Str("segment", j.piece.Name(u.a.identity.SegmentSize)).Msg("cannot remove archived WAL from the spool")
@@ -211,5 +224,20 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 func (u *Uploader) report(j *job) {
 	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
 		u.cfg.OnConfirmed(j.piece.ID.Timeline, j.piece.ID.End(u.a.identity.SegmentSize))
+	}
+}
+
+// index rolls up what was stored. Nothing waits for it: an index only saves
+// time.
+func (u *Uploader) index(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-u.rolls:
+			if err := u.a.rollUp(ctx, r); err != nil && ctx.Err() == nil {
+				u.cfg.Log.Warn().Err(err).Msg(noIndex)
+			}
+		}
 	}
 }

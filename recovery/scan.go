@@ -33,6 +33,9 @@ func (g *gatherer) answer(ctx context.Context, w Want) error {
 func (g *gatherer) answerSegment(ctx context.Context, w Want) error {
 	id := w.Segment
 	if w.Kind == WantSummary && g.facts.Segments[id].best() == pieceArchived {
+		if g.index(ctx, id) {
+			return nil
+		}
 		h, err := g.archive.Header(ctx, g.whole(id))
 		if err == nil {
 			g.facts.Summaries[id] = h.Summary
@@ -41,6 +44,31 @@ func (g *gatherer) answerSegment(ctx context.Context, w Want) error {
 	}
 	_, err := g.scan(ctx, id, nil)
 	return err
+}
+
+// index answers for all segments of id's block at once, if all are listed and
+// there is an index. Whatever is wrong with it, the headers themselves tell.
+func (g *gatherer) index(ctx context.Context, id segment.ID) bool {
+	first := segment.ID{Timeline: id.Timeline, No: id.No - id.No%archive.IndexSpan}
+	if g.indexed[first] {
+		_, known := g.facts.Summaries[id]
+		return known
+	}
+	g.indexed[first] = true
+	for at := first; at.No < first.No+archive.IndexSpan; at = at.Next() {
+		if g.facts.Segments[at].best() != pieceArchived {
+			return false
+		}
+	}
+	headers, err := g.archive.Index(ctx, id)
+	if err != nil {
+		return false
+	}
+	for i, h := range headers {
+		at := segment.ID{Timeline: id.Timeline, No: first.No + uint64(i)}
+		g.facts.Summaries[at], g.carries[at] = h.Summary, h.Carry
+	}
+	return true
 }
 
 func (g *gatherer) whole(id segment.ID) archive.Piece {

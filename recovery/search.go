@@ -116,7 +116,7 @@ func (r *route) startsPast(t Target) (bool, []Want) {
 
 func (r *route) findXID(t Target) (*stop, []Want, *miss) {
 	for i, id := range r.ids {
-		if s := r.facts.Summaries[id]; s.Commits+s.Aborts == 0 && !r.skipped(i) {
+		if s := r.facts.Summaries[id]; (s.Commits+s.Aborts == 0 || s.Excludes(t.XID)) && !r.skipped(i) {
 			continue
 		}
 		points, ok := r.pointsIn(i)

@@ -100,7 +100,8 @@ type gatherer struct {
 	spool   *segment.SpoolView // nil when there is none
 	facts   Facts
 	spooled map[segment.ID]segment.Sealed // the longest piece of each segment in the spool
-	carries map[segment.ID]*wal.Carry     // at the end of segments that were scanned
+	carries map[segment.ID]*wal.Carry     // at the end of segments that were scanned or indexed
+	indexed map[segment.ID]bool           // first segments of blocks of which the index was looked for
 }
 
 func (s Source) gather(ctx context.Context) (*gatherer, error) {
@@ -111,7 +112,7 @@ func (s Source) gather(ctx context.Context) (*gatherer, error) {
 			Segments: map[segment.ID]Segment{}, Summaries: map[segment.ID]wal.Summary{},
 			Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{},
 		},
-		spooled: map[segment.ID]segment.Sealed{}, carries: map[segment.ID]*wal.Carry{},
+		spooled: map[segment.ID]segment.Sealed{}, carries: map[segment.ID]*wal.Carry{}, indexed: map[segment.ID]bool{},
 	}
 	// The spool first: what is released between the two listings is in the
 	// archive by the time of the second.

@@ -310,11 +310,19 @@ func expectSummary(s *stretch, seg int, validEnd wal.LSN) wal.Summary {
 			sum.RestorePoints = append(sum.RestorePoints, wal.RestorePoint{LSN: w.LSN, Name: w.Point})
 		}
 		if w.Finish != "" {
-			at, _ := time.Parse(dumpTime, strings.SplitN(w.Finish, " ", 3)[2])
+			words := strings.SplitN(w.Finish, " ", 3)
+			at, _ := time.Parse(dumpTime, words[2])
 			if strings.HasPrefix(w.Finish, "abort") {
 				sum.Aborts++
 			} else {
 				sum.Commits++
+			}
+			if id, _ := strconv.ParseUint(words[1], 10, 32); id != 0 { // far from where they begin anew
+				if sum.MinXID == 0 {
+					sum.MinXID = uint32(id)
+				}
+				sum.MinXID = min(uint32(id), sum.MinXID)
+				sum.MaxXID = max(uint32(id), sum.MaxXID)
 			}
 			if sum.MinTime.IsZero() || at.Before(sum.MinTime) {
 				sum.MinTime = at

@@ -69,13 +69,7 @@ func (s *Summary) add(f Finish) {
 		first := f
 		s.First = &first
 		s.Last = new(Finish)
-		s.MinTime, s.MaxTime = f.Time, f.Time
 	}
 	*s.Last = f
-	if f.Time.Before(s.MinTime) {
-		s.MinTime = f.Time
-	}
-	if f.Time.After(s.MaxTime) {
-		s.MaxTime = f.Time
-	}
+	s.extend(f.Time, f.XID)
 }

@@ -41,7 +41,7 @@ func TestSummary(t *testing.T) {
 		Records: 5, Commits: 2, Aborts: 1,
 		First:   &wal.Finish{LSN: c1.LSN, End: c1.End, Time: at(500), XID: 700},
 		Last:    &wal.Finish{LSN: c3.LSN, End: c3.End, Time: at(300), XID: 700},
-		MinTime: at(300), MaxTime: at(900),
+		MinTime: at(300), MaxTime: at(900), MinXID: 700, MaxXID: 701,
 		RestorePoints: []wal.RestorePoint{{LSN: p.LSN, End: p.End, Time: at(600), Name: "here"}},
 	}
 	if diff := cmp.Diff(want, one); diff != "" {
@@ -62,7 +62,7 @@ func TestSummary(t *testing.T) {
 	f4 := &wal.Finish{LSN: c4.LSN, End: c4.End, Time: at(1000), XID: 700}
 	want = wal.Summary{
 		FirstRecord: c4.LSN, ValidEnd: testStart + 2*testSegment, LastRecord: c4.End,
-		Records: 3, Commits: 1, First: f4, Last: f4, MinTime: at(1000), MaxTime: at(1000), Switch: true,
+		Records: 3, Commits: 1, First: f4, Last: f4, MinTime: at(1000), MaxTime: at(1000), MinXID: 700, MaxXID: 700, Switch: true,
 	}
 	if diff := cmp.Diff(want, two); diff != "" {
 		t.Errorf("second segment (-want +got):\n%s", diff)
@@ -196,5 +196,40 @@ func TestValidEnd(t *testing.T) {
 	_, _, err := wal.ValidEnd(failingReader{}, b.Config, 100)
 	if !errors.Is(err, io.ErrNoProgress) || !strings.Contains(err.Error(), "read WAL at 0/5000000") {
 		t.Errorf("a failing read gives %v", err)
+	}
+}
+
+// The sum of summaries is the summary of all of it, also where transaction IDs
+// begin anew.
+func TestSummaryAdd(t *testing.T) {
+	finish := func(second, xid int) *wal.Finish {
+		return &wal.Finish{LSN: wal.LSN(second), Time: time.Unix(int64(second), 0), XID: uint32(xid)}
+	}
+	sum := wal.Summary{FirstRecord: 8, ValidEnd: 90, LastRecord: 80, Records: 3}
+	sum.Add(&wal.Summary{}) // inside of a record
+	one := wal.Summary{
+		FirstRecord: 100, ValidEnd: 190, LastRecord: 180, Records: 4, Commits: 2, First: finish(5, 1<<32-9), Last: finish(7, 1<<32-2),
+		MinTime: time.Unix(5, 0), MaxTime: time.Unix(9, 0), MinXID: 1<<32 - 9, MaxXID: 1<<32 - 2, UnknownCarry: true,
+	}
+	sum.Add(&one)
+	sum.Add(&wal.Summary{
+		FirstRecord: 200, ValidEnd: 290, LastRecord: 280, Records: 2, Commits: 1, Aborts: 1, First: finish(4, 3), Last: finish(6, 5),
+		MinTime: time.Unix(4, 0), MaxTime: time.Unix(6, 0), MinXID: 3, MaxXID: 5, Switch: true, RestorePoints: []wal.RestorePoint{{Name: "a"}},
+	})
+	want := wal.Summary{
+		FirstRecord: 8, ValidEnd: 290, LastRecord: 280, Records: 9, Commits: 3, Aborts: 1, First: one.First, Last: finish(6, 5),
+		MinTime: time.Unix(4, 0), MaxTime: time.Unix(9, 0), MinXID: 1<<32 - 9, MaxXID: 5, Switch: true, UnknownCarry: true,
+		RestorePoints: []wal.RestorePoint{{Name: "a"}},
+	}
+	if diff := cmp.Diff(want, sum); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for xid, excluded := range map[uint32]bool{1<<32 - 10: true, 1<<32 - 9: false, 1<<32 - 1: false, 3: false, 5: false, 6: true} {
+		if sum.Excludes(xid) != excluded {
+			t.Errorf("xid %d: excluded %v", xid, !excluded)
+		}
+	}
+	if none := (wal.Summary{}); none.Excludes(3) {
+		t.Error("what is not known excludes nothing")
 	}
 }

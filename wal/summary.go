@@ -1,6 +1,9 @@
 package wal
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Finish is one commit or abort, prepared transactions included: the records
 // at which PostgreSQL compares recovery_target_time and recovery_target_xid.
@@ -44,6 +47,10 @@ type Summary struct {
 	Last    *Finish   `json:"last,omitempty"`
 	MinTime time.Time `json:"min_time,omitzero"`
 	MaxTime time.Time `json:"max_time,omitzero"`
+	// MinXID and MaxXID are the bounds of their transaction IDs, in the cyclic
+	// order in which those are given out. Zero when there is none.
+	MinXID uint32 `json:"min_xid,omitempty"`
+	MaxXID uint32 `json:"max_xid,omitempty"`
 
 	RestorePoints []RestorePoint `json:"restore_points,omitempty"`
 
@@ -54,4 +61,50 @@ type Summary struct {
 	// beginning was not at hand, so that this one record was skipped
 	// unchecked: a commit in it is not counted.
 	UnknownCarry bool `json:"unknown_carry,omitempty"`
+}
+
+// Excludes says that no transaction with this ID ended in the stretch.
+func (s *Summary) Excludes(xid uint32) bool {
+	return s.MinXID != 0 && (before(xid, s.MinXID) || before(s.MaxXID, xid))
+}
+
+// before is TransactionIdPrecedes of PostgreSQL's transam.c.
+func before(a, b uint32) bool { return int32(a-b) < 0 }
+
+// Add makes s the summary of its stretch and of next, which follows it.
+func (s *Summary) Add(next *Summary) {
+	s.FirstRecord = cmp.Or(s.FirstRecord, next.FirstRecord)
+	if next.Records > 0 {
+		s.ValidEnd, s.LastRecord = next.ValidEnd, next.LastRecord
+		s.Switch = next.Switch
+	}
+	s.Records += next.Records
+	s.Commits += next.Commits
+	s.Aborts += next.Aborts
+	if next.Last != nil {
+		s.First, s.Last = cmp.Or(s.First, next.First), next.Last
+		s.extend(next.MinTime, next.MinXID)
+		s.extend(next.MaxTime, next.MaxXID)
+	}
+	s.RestorePoints = append(s.RestorePoints, next.RestorePoints...)
+	s.UnknownCarry = s.UnknownCarry || next.UnknownCarry
+}
+
+// extend moves the bounds so that they hold a commit or abort.
+func (s *Summary) extend(at time.Time, xid uint32) {
+	if s.MinTime.IsZero() || at.Before(s.MinTime) {
+		s.MinTime = at
+	}
+	if s.MaxTime.IsZero() || at.After(s.MaxTime) {
+		s.MaxTime = at
+	}
+	if xid == 0 { // a commit without one
+		return
+	}
+	if s.MinXID == 0 || before(xid, s.MinXID) {
+		s.MinXID = xid
+	}
+	if s.MaxXID == 0 || before(s.MaxXID, xid) {
+		s.MaxXID = xid
+	}
 }
