@@ -215,9 +215,12 @@ func checkAgainstServer(t *testing.T, c *testkit.Cluster, dir string) {
 			continue
 		}
 		got := readFile(t, filepath.Join(dir, name))
+		end := len(bytes.TrimRight(got, "\x00"))
+		if len(name) > 24 && end == 0 { // prepared
+			continue
+		}
 		want := readFile(t, filepath.Join(c.DataDir, "pg_wal", name[:24]))
 		if len(name) > 24 { // the server has gone on in its file
-			end := len(bytes.TrimRight(got, "\x00"))
 			got, want = got[:end], want[:end]
 		}
 		if !bytes.Equal(got, want) {

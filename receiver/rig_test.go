@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
@@ -38,10 +39,15 @@ func rigConfig(conninfo string) Config {
 // ends.
 func newRig(t testing.TB, dir string, cfg Config, wrap func(Sink) Sink) *rig {
 	t.Helper()
+	return newRigOn(t, nil, dir, cfg, wrap)
+}
+
+func newRigOn(t testing.TB, disk fsx.FS, dir string, cfg Config, wrap func(Sink) Sink) *rig {
+	t.Helper()
 	g := &rig{t: t, dir: dir, done: make(chan struct{})}
 	cfg.Log = zerolog.New(zerolog.NewTestWriter(t))
 	cfg.OpenSink = func(_ context.Context, id segment.Identity, _ SlotState) (Sink, error) {
-		spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: dir, Identity: id, Log: cfg.Log})
+		spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: dir, FS: disk, Identity: id, Log: cfg.Log})
 		if err != nil {
 			return nil, err
 		}

@@ -148,7 +148,7 @@ func withHint(dir string, err error) error {
 	case isFull(err):
 		return hint.With(err, "make room for the spool: df -h %s", hint.Quote(dir))
 	case errors.Is(err, syscall.EROFS):
-		return hint.With(err, "%s", hint.Mount(dir))
+		return hint.With(err, "why may nothing be written there? %s", hint.Mount(dir))
 	}
 	return err
 }

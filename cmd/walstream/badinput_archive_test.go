@@ -102,6 +102,9 @@ func TestBadDirectories(t *testing.T) {
 			want: "no space left on device", hint: "make room for the archive: ", paste: (*world).sh, mend: free, keeps: []string{at("s3")}},
 		{name: "spool full", do: fill, line: fresh("full_spool", at("a4"), small.dir+"/spool"), code: 1,
 			want: "no space left on device", hint: "make room for the spool: ", paste: (*world).sh, mend: free},
+		{name: "spool read-only", do: func(w *world) { small.remount(w.t, unix.MS_RDONLY) }, line: fresh("full_spool", at("a4"), small.dir+"/spool"), code: 1,
+			want: "spool " + small.dir + "/spool", hint: "why may nothing be written there? ", paste: (*world).sh,
+			mend: func(w *world) { small.remount(w.t, 0) }, keeps: []string{at("a4"), small.dir}},
 		{name: "spool locked", do: func(w *world) { r = w.launch("-d", "host="+at("nowhere")); r.said("not streaming") }, line: receive(), code: 5,
 			want: "spool lock " + w.spool + "/lock is held by another process", hint: "what that one is doing: ",
 			paste: func(w *world, text string) {
@@ -151,6 +154,62 @@ func TestBadDirectoriesWhileStreaming(t *testing.T) {
 		})
 	}
 	t.Run("spool full", func(t *testing.T) { w.in(t).fillSpool(r, local) })
+}
+
+// A spool in which nothing can be made any more ends the receiver, and each new
+// one says why, until somebody pastes the hint. Commits wait for that and no
+// longer.
+func TestSpoolNotWritable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	disk := newDisk(t, "16m")
+	w.spool = filepath.Join(disk.dir, "spool")
+	r := w.receive("--create-slot")
+	w.archived()
+	if err := os.Chmod(w.spool, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	ended := func(cause, hint string) {
+		t.Helper()
+		<-r.done
+		if code, log := r.cmd.ProcessState.ExitCode(), r.output(); code != 1 || !strings.Contains(log, cause) || !strings.Contains(log, "hint: "+hint) {
+			t.Errorf("exit code %d:\n%s", code, log)
+		}
+	}
+	committed := make(chan error, 1)
+	go func() {
+		_, err := w.primary.Query("CREATE TABLE t AS SELECT generate_series(1, 100000) i")
+		committed <- err
+	}()
+	mode := "chmod -R u+rwX " + w.spool
+	ended("permission denied", "sudo chown -R ")
+	before := snapshot(t, w.archive)
+	r = w.launch()
+	ended("permission denied", "sudo chown -R ")
+	if log := r.output(); !strings.Contains(log, " && "+mode) {
+		t.Errorf("no %s in:\n%s", mode, log)
+	}
+	disk.remount(t, unix.MS_RDONLY)
+	r = w.launch()
+	ended("read-only file system", "why may nothing be written there? findmnt -T "+w.spool)
+	if changed := changes(before, snapshot(t, w.archive)); len(changed) > 0 {
+		t.Errorf("changed in the archive: %v", changed)
+	}
+	select {
+	case err := <-committed:
+		t.Errorf("the commit did not wait: %v", err)
+	default:
+	}
+	disk.remount(t, 0)
+	w.sh(mode)
+	w.receive()
+	if err := <-committed; err != nil {
+		t.Error(err)
+	}
+	w.archived()
+	if list := w.must("list", "wal"); strings.Contains(list, "missing") || strings.Contains(list, "gap") {
+		t.Errorf("list wal:\n%s", list)
+	}
 }
 
 // fillSpool leaves the receiver no room: commits wait and status tells, until
