@@ -218,6 +218,39 @@ func TestStoreWithoutIdentity(t *testing.T) {
 	}
 }
 
+// The tail of an open segment is sealed as a segment is.
+func TestTailSealed(t *testing.T) {
+	keys := newKeys(t)
+	a, err := keys.Pin(t.Context(), archive.NewMem(), testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newWAL(1, 1, 1)
+	g.FillSegments(1)
+	for _, to := range []int64{8192, 123_456} {
+		p, data := tailOf(g, 0, to)
+		putPiece(t, a, p, data, nil)
+	}
+	p, want := tailOf(g, 0, 123_456)
+	f, err := os.Create(filepath.Join(t.TempDir(), "segment"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n, err := a.FetchTail(t.Context(), p.ID, f)
+	got := make([]byte, n)
+	if _, rerr := f.ReadAt(got, 0); err != nil || rerr != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %v, %v", n, err, rerr)
+	}
+	blind, err := archive.Keys{IdentityFile: newKeys(t).IdentityFile}.Open(t.Context(), a.Store())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := blind.FetchTail(t.Context(), p.ID, f); n != 0 || err == nil || errors.Is(err, archive.ErrNotExist) {
+		t.Errorf("with another key: %d bytes, %v", n, err)
+	}
+}
+
 // New recipients are for new objects; old ones are read with the old identity,
 // which may stand in the same file. SSH keys will do.
 func TestRotateKeys(t *testing.T) {

@@ -20,8 +20,9 @@ func newKey(t *testing.T, dir, name string) (file, public string) {
 	return file, strings.TrimSpace(testkit.Run(t, "age-keygen", "-y", file))
 }
 
-func (w *world) recipients(public ...string) {
-	w.env = []string{"WALSTREAM_ENCRYPTION_RECIPIENTS=" + strings.Join(public, ",")}
+// seal makes what follows encrypt for these keys, and compress at a level.
+func (w *world) seal(level string, public ...string) {
+	w.env = []string{"WALSTREAM_COMPRESSION_LEVEL=" + level, "WALSTREAM_ENCRYPTION_RECIPIENTS=" + strings.Join(public, ",")}
 }
 
 // fails expects that a command fails as a row of docs/errors.md says.
@@ -42,6 +43,28 @@ func (w *world) fails(rows []*documented, args ...string) {
 	document(w.t, rows, code, strings.Join(message, "\n"), hints)
 }
 
+// flip damages the one file of the archive that matches, at an offset, and
+// returns what mends it.
+func (w *world) flip(pattern string, at int) (mend func()) {
+	w.t.Helper()
+	found, err := filepath.Glob(filepath.Join(w.archive, pattern))
+	if err != nil || len(found) != 1 {
+		w.t.Fatalf("%s: %v %v", pattern, found, err)
+	}
+	body, err := os.ReadFile(found[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	write := func() {
+		body[at] ^= 1
+		if err := os.WriteFile(found[0], body, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	write()
+	return write
+}
+
 // The whole way with an encrypted archive, whose keys are rotated on the way.
 // Only what reads needs an identity.
 func TestEncryptedArchive(t *testing.T) {
@@ -49,13 +72,13 @@ func TestEncryptedArchive(t *testing.T) {
 	w, errors := newWorld(t, testkit.Config{SegmentSizeMB: 1}), readErrors(t, "Encryption")
 	old, oldPublic := newKey(t, w.dir, "old.key")
 	young, youngPublic := newKey(t, w.dir, "young.key")
-	w.recipients(oldPublic)
+	w.seal("default", oldPublic)
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
 	first := w.history(3)
 	w.archived()
 	r.stop()
-	w.recipients(youngPublic)
+	w.seal("better", youngPublic)
 	r = w.receive()
 	late := w.history(2)
 	w.must("mark", "the end")
@@ -81,7 +104,19 @@ func TestEncryptedArchive(t *testing.T) {
 	}
 	both := filepath.Join(w.dir, "both.key")
 	testkit.Run(t, "sh", "-c", fmt.Sprintf("cat %s %s >%s", young, old, both))
+	for _, pattern := range []string{"backup/*/data/000001.tar.zst.age", "backup/*/backup_manifest.age"} {
+		mend := w.flip(pattern, 60)
+		if _, errs, code := w.run("restore", dir, "--identity", both); code == 0 || !strings.Contains(errs, "damaged") {
+			t.Errorf("%s is damaged: exit code %d, %s", pattern, code, errs)
+		}
+		mend()
+		testkit.Run(t, "rm", "-rf", dir, dir+".walstream")
+	}
 	back := w.restore(filepath.Join(w.dir, "back"), "--identity", both, "--target-time", first[1].time)
+	conf, err := os.ReadFile(filepath.Join(w.dir, "back", "postgresql.auto.conf"))
+	if err != nil || !strings.Contains(string(conf), " --identity "+both+" ") || strings.Contains(string(conf), "SECRET") {
+		t.Errorf("%s, %v", conf, err)
+	}
 	if got := back.Psql(t, "SELECT max(n) FROM steps"); got != first[1].row {
 		t.Errorf("restored row %s, want %s", got, first[1].row)
 	}
@@ -93,15 +128,15 @@ func TestEncryptedArchive(t *testing.T) {
 		t.Errorf("restored row %s, want %s", got, late[1].row)
 	}
 
-	w.recipients()
+	w.seal("fastest")
 	w.fails(errors, "backup")
 	r = w.launch()
 	if err := <-r.done; err == nil || !strings.Contains(r.output(), "is encrypted, but there are no encryption.recipients") {
 		t.Errorf("receive without recipients: %v\n%s", err, r.output())
 	}
-	w.recipients("age1nonsense")
+	w.seal("fastest", "age1nonsense")
 	w.fails(errors, "list")
-	w.recipients(youngPublic)
+	w.seal("fastest", youngPublic)
 	testkit.Run(t, "sh", "-c", "mkdir "+w.dir+"/clear; sed s/true/false/ "+w.archive+"/walstream.json >"+w.dir+"/clear/walstream.json")
 	w.fails(errors, "list", "--archive", filepath.Join(w.dir, "clear"))
 	for _, row := range errors {
@@ -124,7 +159,10 @@ func TestArchiveByHand(t *testing.T) {
 	for _, archive := range []string{"clear", "sealed"} {
 		w.archive = filepath.Join(w.dir, archive)
 		if archive == "sealed" {
-			w.recipients(public)
+			w.seal("best", public)
+		}
+		if dry := w.must("import", source, "--dry-run"); exists(w.archive) {
+			t.Errorf("a dry run has made the archive: %s", dry)
 		}
 		w.must("import", source)
 		backups := decode(t, w.must("list", "--json"), &struct{ Backups []backupView }{}).Backups

@@ -176,8 +176,8 @@ func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 }
 
 func TestRelativePaths(t *testing.T) {
-	l := load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "a/b"}, Environ: []string{"WALSTREAM_SPOOL=../s"}})
-	if l.Archive != "/home/a/b" || l.SpoolDir != "/s" {
+	l := load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "a/b", "encryption.identity_file": "key"}, Environ: []string{"WALSTREAM_SPOOL=../s"}})
+	if l.Archive != "/home/a/b" || l.SpoolDir != "/s" || l.IdentityFile != "/home/key" {
 		t.Errorf("archive %q, spool %q", l.Archive, l.SpoolDir)
 	}
 	l = load(t, Sources{Dir: "/home", Flags: map[string]string{"archive": "file:///a"}})
