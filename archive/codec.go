@@ -30,8 +30,10 @@ const (
 	// points, of which a segment of 1 GiB can hold several millions.
 	maxHeader = 1 << 30
 	// window bounds the memory of both sides.
-	window = 4 << 20
-	chunk  = 128 << 10
+	window = 1 << 20
+	// maxWindow is what FORMAT.md allows.
+	maxWindow = 8 << 20
+	chunk     = 128 << 10
 )
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
@@ -62,10 +64,10 @@ func (e *encoders) get(level Level, w io.Writer) (*zstd.Encoder, error) {
 		enc.Reset(w)
 		return enc, nil
 	}
-	// Without WithLowerEncoderMem it keeps two windows, for no gain that could
-	// be measured.
+	// It keeps two windows; with WithLowerEncoderMem one, which it moves in
+	// memory for each block of 128 KiB.
 	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest+zstd.EncoderLevel(level)),
-		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
+		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithEncoderCRC(true))
 }
 
 func (e *encoders) put(level Level, enc *zstd.Encoder) {
@@ -77,7 +79,7 @@ func (d *decoders) get(r io.Reader) (*zstd.Decoder, error) {
 	if dec, ok := d.pool.Get().(*zstd.Decoder); ok {
 		return dec, dec.Reset(r)
 	}
-	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(2*window), zstd.WithDecoderLowmem(true))
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 }
 
 func (d *decoders) put(dec *zstd.Decoder) {
@@ -151,7 +153,8 @@ type encoder struct {
 	enc   *zstd.Encoder
 	out   bytes.Buffer // made and not read yet
 	crc   uint32       // of all that went through out
-	sum   hash.Hash    // of the plain bytes
+	sum   hash.Hash    // of the plain bytes, SHA-256 or CRC-32C
+	want  string       // what that has to be, in hexadecimal
 	n     int64        // plain bytes so far
 	buf   []byte
 	ended bool
@@ -164,7 +167,10 @@ func (e *encoders) newEncoder(level Level, h *Header, src io.Reader) (*encoder, 
 	if err != nil {
 		return nil, err
 	}
-	r := &encoder{h: h, src: src, sum: sha256.New(), buf: make([]byte, chunk)}
+	r := &encoder{h: h, src: src, sum: sha256.New(), want: h.SHA256, buf: make([]byte, chunk)}
+	if h.CRC32C != nil {
+		r.sum, r.want = crc32.New(castagnoli()), fmt.Sprintf("%08x", *h.CRC32C)
+	}
 	r.emit(frame)
 	r.enc, err = e.get(level, writerFunc(r.emit))
 	return r, err
@@ -208,8 +214,8 @@ func (r *encoder) more() error {
 	if err != io.EOF {
 		return err
 	}
-	if sum := hex.EncodeToString(r.sum.Sum(nil)); sum != r.h.SHA256 || r.n != r.h.To-r.h.From {
-		return fmt.Errorf("the %d bytes read have sha256 %s, but had %s when they were verified", r.n, sum, r.h.SHA256)
+	if sum := hex.EncodeToString(r.sum.Sum(nil)); sum != r.want || r.n != r.h.To-r.h.From {
+		return fmt.Errorf("the %d bytes read have digest %s, but had %s when they were verified", r.n, sum, r.want)
 	}
 	if err := r.enc.Close(); err != nil {
 		return err

@@ -19,6 +19,10 @@ type Header struct {
 	To   int64 `json:"to"`
 	// SHA256 is over those plain bytes, lower-case hexadecimal.
 	SHA256 string `json:"sha256"`
+	// CRC32C is over the same bytes, nil unless [Archive.Describe] has just
+	// read them: that they are the same when they are compressed is checked
+	// at little cost.
+	CRC32C *uint32 `json:"-"`
 
 	wal.Summary
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"github.com/walstream/walstream/segment"
@@ -29,8 +30,8 @@ func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, 
 	if before != nil {
 		cfg.Carry = before.Carry
 	}
-	scan, sum := wal.NewSummarizer(cfg), sha256.New()
-	n, err := io.Copy(feeder{scan, sum}, io.NewSectionReader(data, p.From, p.To-p.From))
+	scan, sum, crc := wal.NewSummarizer(cfg), sha256.New(), crc32.New(castagnoli())
+	n, err := io.Copy(feeder{scan, io.MultiWriter(sum, crc)}, io.NewSectionReader(data, p.From, p.To-p.From))
 	summary, carry, serr := scan.Finish()
 	if serr == nil {
 		serr = link.check(summary, cfg.Start)
@@ -49,7 +50,7 @@ func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, 
 	}
 	h := &Header{
 		Identity: a.identity.Identity, Timeline: p.ID.Timeline, StartLSN: cfg.Start,
-		From: p.From, To: p.To, SHA256: hex.EncodeToString(sum.Sum(nil)), Summary: summary,
+		From: p.From, To: p.To, SHA256: hex.EncodeToString(sum.Sum(nil)), CRC32C: new(crc.Sum32()), Summary: summary,
 	}
 	if !p.Tail {
 		h.Carry = carry

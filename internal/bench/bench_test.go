@@ -52,12 +52,12 @@ type stand struct {
 	product string // the walstream program
 }
 
-func newStand(t *testing.T) *stand {
+func newStand(t *testing.T, settings ...string) *stand {
 	s := &stand{t: t, plan: newPlan()}
-	s.primary = testkit.Start(t, testkit.Config{Durable: true, Settings: []string{
+	s.primary = testkit.Start(t, testkit.Config{Durable: true, Settings: append([]string{
 		"max_wal_size = 16GB", "checkpoint_timeout = 1h", "shared_buffers = 256MB", "max_connections = 60",
 		"wal_keep_size = 8GB", "autovacuum = off",
-	}})
+	}, settings...)})
 	dir := testkit.Dir(t)
 	exe, err := os.Executable()
 	if err != nil {
