@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test crash mutants fuzz memory bench replay matrix chaos chaos-mutants lint demo clean
+.PHONY: build test crash mutants fuzz memory backlog bench replay matrix chaos chaos-mutants lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -42,6 +42,11 @@ fuzz:
 memory:
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestReceiverMemory$$' -v -stream 1024
+
+# 1,000 segments that an outage of an object store held back.
+backlog: .bin/versitygw
+	@internal/setup/debian.sh test
+	$(GO) test ./cmd/walstream -run '^TestS3Backlog$$' -v -backlog 1000
 
 # The receiver beside pg_receivewal on the same primary, see docs/benchmarks.md;
 # BENCH=short only shows that all of it works.

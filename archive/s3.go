@@ -48,7 +48,7 @@ type S3Config struct {
 	// Silence is how long a connection may move no byte; 0 means a minute.
 	Silence time.Duration
 	// Attempts is how often a request is sent before its error counts; 0
-	// means 12, which takes about half a minute.
+	// means 12, which takes half a minute where the error comes at once.
 	Attempts int
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit"
 )
 
 // refuse answers as S3 does.
@@ -27,23 +28,14 @@ func refuse(w http.ResponseWriter, status int, code, message string) {
 	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>%s</Message></Error>`, code, message)
 }
 
-// cut drops the connection without an answer.
-func cut(w http.ResponseWriter) {
-	conn, _, err := w.(http.Hijacker).Hijack()
-	if err == nil {
-		conn.(*net.TCPConn).SetLinger(0)
-		conn.Close()
-	}
-}
-
 // Whatever the store answers, it is neither absence nor success, and the error
 // names the object, the cause and a remedy.
 func TestS3Refusals(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
 	var status int
 	var code string
-	f.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	f.Set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		w.Header().Set("X-Amz-Bucket-Region", map[bool]string{true: "eu-central-1"}[code == "PermanentRedirect"])
 		if r.Method == http.MethodHead {
 			w.WriteHeader(status) // without a body, as S3 does
@@ -112,17 +104,17 @@ func TestS3NoBucket(t *testing.T) {
 
 // What passes is waited for: one answer of each kind, then the store is well.
 func TestS3Retries(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
 	for i, answer := range []func(http.ResponseWriter){
 		func(w http.ResponseWriter) { refuse(w, 503, "SlowDown", "") },
 		func(w http.ResponseWriter) { refuse(w, 500, "InternalError", "") },
 		func(w http.ResponseWriter) { refuse(w, 409, "ConditionalRequestConflict", "") },
 		func(w http.ResponseWriter) { refuse(w, 409, "OperationAborted", "") },
-		cut,
+		testkit.Cut,
 	} {
 		var seen atomic.Int64
-		f.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		f.Set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			if seen.Add(1) == 1 {
 				answer(w)
 				return
@@ -164,16 +156,16 @@ func noise(n int) []byte {
 // one's own object, which is success; anybody else's is ErrExists. The same for
 // an upload in parts, whose last request is repeated.
 func TestS3LostAnswer(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 4})
 	long := noise(20 << 20)
 	for name, body := range map[string][]byte{"short": []byte("mine"), "long": long} {
 		var lost atomic.Int64
-		f.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		f.Set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			last := r.Method == http.MethodPut && name == "short" || r.Method == http.MethodPost && r.URL.Query().Has("uploadId")
 			if last && lost.Add(1) == 1 {
 				next.ServeHTTP(discard{http.Header{}}, r)
-				cut(w)
+				testkit.Cut(w)
 				return
 			}
 			next.ServeHTTP(w, r)
@@ -199,7 +191,7 @@ func (d discard) WriteHeader(int)             {}
 
 // An upload in parts that fails leaves no object, and no parts that cost money.
 func TestS3BrokenUpload(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
 	broken := errors.New("source broke")
 	why := errors.New("shutting down")
@@ -218,7 +210,7 @@ func TestS3BrokenUpload(t *testing.T) {
 			tc.end = readerFunc(func(p []byte) (int, error) { cancel(why); return len(p), nil })
 		}
 		var begun, aborted atomic.Int64
-		f.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		f.Set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			begun.Add(map[bool]int64{true: 1}[r.Method == http.MethodPost && r.URL.Query().Has("uploads")])
 			next.ServeHTTP(w, r)
 			aborted.Add(map[bool]int64{true: 1}[r.Method == http.MethodDelete && r.URL.Query().Has("uploadId")])
@@ -239,13 +231,13 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A body that breaks off is read on from there, from the same object.
 func TestS3ReadsOn(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
 	body := noise(3<<20 + 5)
 	if err := s.Put(t.Context(), "x", bytes.NewReader(body)); err != nil {
 		t.Fatal(err)
 	}
-	f.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	f.Set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.Method != http.MethodGet {
 			next.ServeHTTP(w, r)
 			return
@@ -263,7 +255,7 @@ func TestS3ReadsOn(t *testing.T) {
 			t.Errorf("from %d: %d bytes, %v", off, len(got), err)
 		}
 	}
-	f.set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	f.Set(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		next.ServeHTTP(&breaking{ResponseWriter: w}, r)
 	})
 	r, err := s.Get(t.Context(), "x", 0, -1)
@@ -294,10 +286,10 @@ func (b *breaking) Write(p []byte) (int, error) {
 
 // A store that takes the request and then says nothing any more is given up.
 func TestS3Silence(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2, Silence: 100 * time.Millisecond})
 	over := make(chan struct{})
-	f.set(func(http.ResponseWriter, *http.Request, http.Handler) { <-over })
+	f.Set(func(http.ResponseWriter, *http.Request, http.Handler) { <-over })
 	_, err := s.Get(t.Context(), "x", 0, -1)
 	close(over)
 	if err == nil || errors.Is(err, archive.ErrNotExist) || !strings.Contains(err.Error(), "timeout") || len(hint.Of(err)) == 0 {

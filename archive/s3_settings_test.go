@@ -24,10 +24,10 @@ import (
 // Each setting reaches the store, for short objects and for those in parts, and
 // "required" sends nothing that an older store does not know.
 func TestS3Headers(t *testing.T) {
-	f := startFront(t, startS3(t))
+	f := startS3(t).Front(t)
 	var mu sync.Mutex
 	var seen []string
-	f.set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	f.Set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		mu.Lock()
 		defer mu.Unlock()
 		line := r.Method
@@ -77,7 +77,7 @@ func TestS3Headers(t *testing.T) {
 // one receiver.
 func TestProbe(t *testing.T) {
 	server := startS3(t)
-	f := startFront(t, server)
+	f := server.Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
 	if err := archive.Probe(t.Context(), s); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestProbe(t *testing.T) {
 			next.ServeHTTP(w, r)
 		}},
 	} {
-		f.set(tc.answer)
+		f.Set(tc.answer)
 		_, err := archive.Pin(t.Context(), s, testCluster)
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(strings.Join(hint.Of(err), ""), tc.hint) {
 			t.Errorf("%s: %v, hints %q", tc.name, err, hint.Of(err))
@@ -125,7 +125,7 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%s: pinned all the same: %v", tc.name, err)
 		}
 	}
-	f.set(ignorant)
+	f.Set(ignorant)
 	unsafe := openS3(t, s.String(), archive.S3Config{Endpoint: f.URL, Unconditional: true})
 	if _, err := archive.Pin(t.Context(), unsafe, testCluster); err != nil {
 		t.Error(err)
@@ -138,13 +138,13 @@ func TestProbe(t *testing.T) {
 // The store is trusted by the authority that is named, and by no other.
 func TestS3CertificateAuthority(t *testing.T) {
 	server := startS3(t)
-	plain := startFront(t, server)
+	plain := server.Front(t)
 	secure := httptest.NewTLSServer(plain.Config.Handler)
 	defer secure.Close()
 	secure.Config.ErrorLog = nil
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: secure.URL})
 	err := s.Put(t.Context(), "x", strings.NewReader("x"))
-	if err == nil || !strings.Contains(strings.Join(hint.Of(err), ""), "s3.ca_file") || plain.requests.Load() != 0 {
+	if err == nil || !strings.Contains(strings.Join(hint.Of(err), ""), "s3.ca_file") || plain.Requests.Load() != 0 {
 		t.Errorf("untrusted: %v, hints %q", err, hint.Of(err))
 	}
 	file := filepath.Join(t.TempDir(), "ca.pem")

@@ -2,10 +2,6 @@ package archive_test
 
 import (
 	"fmt"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"sync/atomic"
 	"testing"
 
@@ -52,37 +48,4 @@ func TestS3Store(t *testing.T) {
 			return openS3(t, "s3://"+name, archive.S3Config{Endpoint: server.URL})
 		})
 	})
-}
-
-// front is a reverse proxy that counts requests and lets a test answer them
-// itself.
-type front struct {
-	*httptest.Server
-	requests atomic.Int64
-	answer   atomic.Pointer[func(w http.ResponseWriter, r *http.Request, next http.Handler)]
-}
-
-func startFront(t *testing.T, server *testkit.S3) *front {
-	t.Helper()
-	target, err := url.Parse(server.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The host stays as the client signed it.
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
-	f := &front{}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.requests.Add(1)
-		if answer := f.answer.Load(); answer != nil {
-			(*answer)(w, r, proxy)
-			return
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(f.Close)
-	return f
-}
-
-func (f *front) set(answer func(w http.ResponseWriter, r *http.Request, next http.Handler)) {
-	f.answer.Store(&answer)
 }

@@ -106,7 +106,7 @@ func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receive
 // there is one, with the WAL before it: spool and archive are not mounted then.
 func (d *daemon) pinArchive(ctx context.Context, id segment.Identity, slot receiver.SlotState) (*archive.Archive, error) {
 	made := slot.Moved(id.SegmentSize)
-	store, err := locate(ctx, d.conf, !made)
+	store, err := locate(ctx, d.conf, !made, false)
 	if err == nil && made {
 		_, err = keys(d.conf).Open(ctx, store)
 	}
@@ -254,7 +254,7 @@ func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
 }
 
 func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
-	store, err := locate(ctx, d.conf, false)
+	store, err := locate(ctx, d.conf, false, false)
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,7 @@ func TestMakeRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	store, err := locate(ctx, c, true)
+	store, err := locate(ctx, c, true, true)
 	ok(err)
 	arch, err := archive.Pin(ctx, store, id)
 	ok(err)

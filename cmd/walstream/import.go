@@ -151,7 +151,7 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 			return err
 		}
 	}
-	store, err := locate(ctx, c, !t.dryRun)
+	store, err := locate(ctx, c, !t.dryRun, true)
 	if t.dryRun && errors.Is(err, archive.ErrNoDirectory) {
 		store, err = archive.NewMem(), nil
 	}

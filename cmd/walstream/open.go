@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
@@ -16,7 +17,8 @@ func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archi
 	if _, err := requireArchive(c); err != nil {
 		return nil, err
 	}
-	store, err := locate(ctx, c, false)
+	patient := slices.Contains([]string{"backup", "restore"}, a.cmd.Name())
+	store, err := locate(ctx, c, false, patient)
 	var arch *archive.Archive
 	if err == nil {
 		arch, err = keys(c).Open(ctx, store)
@@ -28,13 +30,19 @@ func (a *app) openArchive(ctx context.Context, c *config.Loaded) (*archive.Archi
 	return arch, err
 }
 
-// locate opens the store that the settings name.
-func locate(ctx context.Context, c *config.Loaded, create bool) (archive.Store, error) {
-	return archive.Locate(ctx, c.Archive, create, archive.S3Config{
+// locate opens the store that the settings name. A patient one repeats requests
+// for half a minute: what was long at work should not end by a short outage. Who
+// tells a person, or repeats by himself, wants to know sooner.
+func locate(ctx context.Context, c *config.Loaded, create, patient bool) (archive.Store, error) {
+	cfg := archive.S3Config{
 		Endpoint: c.S3.Endpoint, Region: c.S3.Region, PathStyle: c.S3.PathStyle, Checksum: c.S3.Checksum,
 		StorageClass: c.S3.StorageClass, SSE: c.S3.SSE, KMSKey: c.S3.KMSKey, CAFile: c.S3.CAFile,
 		Unconditional: c.S3.UnsafeUnconditional,
-	})
+	}
+	if !patient {
+		cfg.Attempts, cfg.Silence = 3, 30*time.Second
+	}
+	return archive.Locate(ctx, c.Archive, create, cfg)
 }
 
 // keys are what the archive is encrypted with, if it is.

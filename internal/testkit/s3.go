@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // What the S3 server of [StartS3] lets in.
@@ -16,19 +19,29 @@ const (
 	S3Secret = "secret of the tests"
 )
 
-// Tool is a program of another project that "make" has built in .bin, at a
-// place where everyone may run it.
+// Tool is a program of another project that "make" builds in .bin, at a place
+// where everyone may run it.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	_, file, _, _ := runtime.Caller(0)
-	bin := filepath.Join(filepath.Dir(file), "../../.bin", name)
+	root := filepath.Join(filepath.Dir(file), "../..")
+	bin := filepath.Join(root, ".bin", name)
+	lock := flock.New(filepath.Join(root, "internal/tools", name, "go.mod")) // packages are tested beside each other
+	if err := lock.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("make", "-C", root, ".bin/"+name).CombinedOutput()
+	lock.Close()
+	if err != nil {
+		t.Fatalf("make .bin/%s: %v\n%s", name, err, out)
+	}
 	program := filepath.Join(Dir(t), name)
 	if err := os.Link(bin, program); err == nil {
 		return program
 	}
 	body, err := os.ReadFile(bin)
 	if err != nil {
-		t.Fatalf("make .bin/%s builds it: %v", name, err)
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(program, body, 0o755); err != nil {
 		t.Fatal(err)
