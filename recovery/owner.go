@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/internal/hint"
 )
@@ -50,6 +53,29 @@ func ownerFor(cfg RestoreConfig) (*Owner, error) {
 	}
 	return nil, hint.Errorf("say who shall own the files: --owner postgres",
 		"PostgreSQL refuses to run as root, to whom %s belongs", filepath.Dir(cfg.Dir))
+}
+
+// mayRead fails if the owner of the files, who will run PostgreSQL and with it
+// the restore_command, may not read a file that this names. Root tries it in
+// their name: the rights of one thread on files can be those of another user.
+func (o *Owner) mayRead(file string) error {
+	if o == nil || file == "" || os.Geteuid() != 0 {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := errors.Join(unix.Setfsgid(o.GID), unix.Setfsuid(o.UID))
+	if err == nil {
+		var f *os.File
+		if f, err = os.Open(file); err == nil {
+			err = f.Close()
+		}
+	}
+	err = errors.Join(err, unix.Setfsuid(0), unix.Setfsgid(os.Getegid()))
+	if err != nil {
+		err = fmt.Errorf("as the user %d, who will run PostgreSQL: %w", o.UID, err)
+	}
+	return err
 }
 
 func (o *Owner) give(f interface{ Chown(uid, gid int) error }) error {

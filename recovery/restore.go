@@ -27,6 +27,9 @@ type RestoreConfig struct {
 	// option --spool, which is added: program, wal-get, options. It must
 	// hold absolute paths only.
 	Command []string
+	// Identity is the file with the secret keys that Command names, if any:
+	// whoever runs PostgreSQL must be able to read it.
+	Identity string
 	// TablespaceMap gives tablespaces another place, old path to new.
 	TablespaceMap map[string]string
 	// Owner is who the files shall belong to. Nil leaves it to whoever runs
@@ -142,6 +145,9 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	}
 	if r.owner, err = ownerFor(cfg); err != nil {
 		return nil, err
+	}
+	if err := r.owner.mayRead(cfg.Identity); err != nil {
+		return nil, hint.With(err, "give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", r.owner.UID, hint.Quote(cfg.Identity), hint.Quote(filepath.Dir(cfg.Dir)))
 	}
 	if _, err := mergeAutoConf("", p.SettingsIn(cfg)); err != nil {
 		return nil, err

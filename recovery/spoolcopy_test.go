@@ -130,4 +130,22 @@ func TestOwner(t *testing.T) {
 	if o, err := ownerFor(cfg); err != nil || o == nil || *o != (Owner{65534, 65533}) {
 		t.Errorf("by the parent: %v, %v", o, err)
 	}
+
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	key, o := filepath.Join(dir, "walstream.key"), &Owner{65534, 65533}
+	if err := os.WriteFile(key, []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Identity, cfg.Owner = key, o
+	if _, err := (&Plan{}).prepare(cfg); err == nil || !strings.Contains(err.Error(), key+": permission denied") || !strings.Contains(strings.Join(hint.Of(err), ""), "install -m 600 -o 65534 "+key) {
+		t.Errorf("a key of root only: %v, %q", err, hint.Of(err))
+	}
+	if err := os.Chown(key, o.UID, o.GID); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.mayRead(key); err != nil {
+		t.Errorf("a key of the owner: %v", err)
+	}
 }

@@ -109,7 +109,7 @@ func (a *app) say(format string, args ...any) error {
 }
 
 func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f restoreFlags) (recovery.RestoreConfig, error) {
-	conf := recovery.RestoreConfig{Jobs: f.jobs, TablespaceMap: map[string]string{}, Log: a.logger(term.LogText)}
+	conf := recovery.RestoreConfig{Jobs: f.jobs, Identity: c.IdentityFile, TablespaceMap: map[string]string{}, Log: a.logger(term.LogText)}
 	if f.jobs < 1 {
 		return conf, &usageError{fmt.Errorf("--jobs %d: want at least 1", f.jobs)}
 	}
