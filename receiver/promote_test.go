@@ -110,6 +110,9 @@ func TestAheadOfFork(t *testing.T) {
 	s.Psql(t, "INSERT INTO t SELECT generate_series(1, 100)")
 	p.Point(t, s)
 	g.wait("the new timeline", func(st Status) bool { return st.State == Streaming && st.Timeline == tli })
+	if out := s.Psql(t, "SELECT restart_lsn FROM pg_replication_slots"); out == "" {
+		t.Error("the new primary got an acknowledgement and keeps nothing")
+	}
 	g.waitFlushed(currentLSN(t, s))
 	st := g.Status()
 	if st.Orphan == nil || st.Orphan.Timeline != 1 || st.Orphan.Fork != fork || st.Orphan.End < end {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -52,7 +53,7 @@ func (r *Receiver) session(ctx context.Context) error {
 // prepare refuses a server that must be refused, and decides what to stream
 // from it. At the first good connection it opens the sink.
 func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (step, time.Duration, error) {
-	first := r.sink == nil
+	first, again := r.sink == nil, r.accepted
 	if err := r.accept(ctx, srv); err != nil {
 		return step{}, 0, err
 	}
@@ -64,8 +65,8 @@ func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (step, time.Dura
 	if err := saveHistories(ctx, srv, r.sink); err != nil {
 		return step{}, 0, err
 	}
-	if r.cfg.StreamSlot {
-		if err := r.keepStreamSlot(ctx, srv); err != nil {
+	if r.cfg.StreamSlot || again {
+		if err := r.keepSlot(ctx, srv); err != nil {
 			return step{}, 0, err
 		}
 	}
@@ -122,18 +123,29 @@ func (r *Receiver) failedOver(srv *pg.Server) bool {
 	return held != 0 && held < srv.System.Timeline
 }
 
-// keepStreamSlot makes the slot that will be streamed through anew when it was
-// dropped or has been given up.
-func (r *Receiver) keepStreamSlot(ctx context.Context, srv *pg.Server) error {
-	slot := Slot{Options: srv.Options, Name: r.cfg.Slot}
-	st, err := slot.Show(ctx)
-	if err != nil || st.Holds() {
-		return err
+// keepSlot makes the slot anew when it is missing or has been given up: before
+// anything is acknowledged to a new primary that is to keep what is not
+// archived. Trouble with a slot that is not streamed through ends nothing; the
+// hold slot tells of it and tries again.
+func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) (err error) {
+	slot, st := Slot{Options: srv.Options, Name: r.cfg.Slot}, SlotState{}
+	if r.cfg.StreamSlot {
+		st, err = slot.Show(ctx)
+	} else {
+		st, err = slot.read(ctx, srv.Conn)
 	}
-	r.cfg.Log.Error().Str("slot", slot.Name).Bool("exists", st.Exists).Str("wal_status", st.WALStatus).
-		Msg("the slot holds no WAL, making it anew: what was not received may be gone from the server")
-	r.hold.recreated()
-	return slot.reserve(ctx, srv.Conn, st)
+	if err == nil && !st.Holds() {
+		r.cfg.Log.Error().Str("slot", slot.Name).Bool("exists", st.Exists).Str("wal_status", st.WALStatus).
+			Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
+		if err = slot.reserve(ctx, srv.Conn, st); err == nil {
+			r.hold.recreated()
+		}
+	}
+	if err != nil && !r.cfg.StreamSlot {
+		r.cfg.Log.Warn().Str("slot", slot.Name).Err(err).Func(hint.Log(err)).Msg("what the server keeps is not known")
+		return nil
+	}
+	return err
 }
 
 // choose finds what to stream: the sink's timelines that the server has ended
