@@ -24,7 +24,7 @@ func newKey(t *testing.T, dir, name string) (file, public string) {
 
 // seal makes what follows encrypt for these keys, and compress at a level.
 func (w *world) seal(level string, public ...string) {
-	w.env = []string{"WALSTREAM_COMPRESSION_LEVEL=" + level, "WALSTREAM_ENCRYPTION_RECIPIENTS=" + strings.Join(public, ",")}
+	w.env = append(w.env, "WALSTREAM_COMPRESSION_LEVEL="+level, "WALSTREAM_ENCRYPTION_RECIPIENTS="+strings.Join(public, ","))
 }
 
 // fails expects that a command fails as a row of docs/errors.md says.
@@ -167,6 +167,25 @@ func TestEncryptedArchive(t *testing.T) {
 		if !row.met {
 			t.Errorf("nothing has brought about: %s", row.message)
 		}
+	}
+}
+
+// The same in an object store, with the WAL of an open segment in the archive.
+func TestEncryptedS3(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	w.inS3()
+	key, public := newKey(t, w.dir, "walstream.key")
+	w.seal("fastest", public)
+	r := w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	last := w.history(3)[2]
+	w.primary.Stop(syscall.SIGINT)
+	r.stop()
+	w.spool = filepath.Join(w.dir, "lost")
+	c := w.restore(filepath.Join(w.dir, "back"), "--identity", key)
+	if got := c.Psql(t, "SELECT max(n) FROM steps"); got != last.row {
+		t.Errorf("restored row %s, want %s", got, last.row)
 	}
 }
 
