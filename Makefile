@@ -75,7 +75,7 @@ CHAOS_ROUNDS ?= 3
 chaos: .bin/toxiproxy
 	@internal/setup/debian.sh test
 	$(GO) test -count=1 -tags chaos ./internal/chaos
-	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_MUTANT=$(CHAOS_MUTANT) $(GO) test -v -count=1 -timeout 0 -tags chaos -run '^TestChaos$$' ./cmd/walstream
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_MUTANT=$(CHAOS_MUTANT) CHAOS_ACK=$(CHAOS_ACK) $(GO) test -v -count=1 -timeout 0 -tags chaos -run '^TestChaos$$' ./cmd/walstream
 
 # Mistakes that lose data are built in, one by one: make chaos has to find them.
 chaos-mutants: .bin/toxiproxy

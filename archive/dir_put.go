@@ -135,6 +135,10 @@ func (d *Dir) sync(path string, fsync func() error) error {
 		return err
 	}
 	if err := fsync(); err != nil {
+		var open *fs.PathError
+		if errors.As(err, &open) && open.Op == "open" {
+			return err // nothing was synced, and so nothing given up: the right to it may come back
+		}
 		err = hint.With(fmt.Errorf("%s is not durable: %w", path, cause(err)), "see to the disk, then restart walstream: dmesg")
 		d.mu.Lock()
 		defer d.mu.Unlock()

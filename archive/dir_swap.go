@@ -37,7 +37,7 @@ func (d *Dir) Swap(ctx context.Context, name string, old, body []byte) error {
 		if _, err := lock.TryLockContext(ctx, 10*time.Millisecond); err != nil {
 			return d.fail("swap", name, err)
 		}
-		defer lock.Close() // releases it
+		defer func() { _ = lock.Close() }() // releases it
 	}
 	have, err := fsx.ReadFile(d.fs, d.path(name))
 	absent := errors.Is(err, fs.ErrNotExist)

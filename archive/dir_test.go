@@ -265,6 +265,22 @@ func TestDirFaults(t *testing.T) {
 	}
 }
 
+// A directory that could not be opened was not synced: that is no lost write.
+func TestDirRightsComeBack(t *testing.T) {
+	fault := &faultFS{FS: fsx.OS{}, sync: &fs.PathError{Op: "open", Path: "a", Err: unix.EACCES}}
+	d := openDir(t, archive.DirConfig{Path: t.TempDir(), FS: fault})
+	if err := d.Put(t.Context(), "a/b", strings.NewReader("x")); !errors.Is(err, unix.EACCES) {
+		t.Fatalf("Put: %v, want EACCES", err)
+	}
+	fault.sync = nil
+	if err := d.Confirm(t.Context(), "a/b"); err != nil && !errors.Is(err, archive.ErrNotExist) {
+		t.Errorf("Confirm when the rights are back: %v", err)
+	}
+	if err := d.Put(t.Context(), "a/c", strings.NewReader("x")); err != nil {
+		t.Errorf("Put when the rights are back: %v", err)
+	}
+}
+
 // The kernel reports a failed fsync once: a second one must not be believed.
 func TestDirFailedSyncIsFinal(t *testing.T) {
 	fault := &faultFS{FS: fsx.OS{}, sync: unix.EIO}

@@ -147,16 +147,39 @@ func (a *Archive) Tails(ctx context.Context, id segment.ID) ([]Piece, error) {
 // FetchTail writes the longest verified beginning of a segment that its tail
 // objects hold to w and returns its length in bytes: only the bytes before it
 // count, whatever else was written. When an object that would have reached
-// further cannot be used, the error says so beside the length. [ErrNotExist]
-// is a definite answer: there is no tail, and no complete segment either.
+// further cannot be used, the error says so beside the length. If the whole
+// segment took their place, it is that. [ErrNotExist] is a definite answer:
+// there is neither.
 func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (n int64, err error) {
-	tails, err := a.Tails(ctx, id)
-	if err != nil {
-		return 0, err
+	for range 10 { // those that are listed may be superseded before they are read
+		tails, err := a.Tails(ctx, id)
+		if err != nil {
+			return n, err
+		}
+		var moved bool
+		var damage error
+		if n, moved, damage = a.fetchTails(ctx, tails, n, w); moved {
+			continue
+		}
+		if n < int64(a.identity.SegmentSize) {
+			// They are removed when the whole segment is there: what was listed
+			// may have been the rest of them.
+			_, err = a.Fetch(ctx, id, io.NewOffsetWriter(w, 0))
+			if err == nil {
+				return int64(a.identity.SegmentSize), nil
+			}
+			if !errors.Is(err, ErrNotExist) || n == 0 && damage == nil {
+				return n, errors.Join(damage, err)
+			}
+		}
+		return n, damage
 	}
-	if len(tails) == 0 {
-		return 0, a.noTail(ctx, id)
-	}
+	return n, fmt.Errorf("get tail of %s: its objects are removed faster than they can be read", id.Name(a.identity.SegmentSize))
+}
+
+// fetchTails goes on with n bytes from tail objects. It says whether one of
+// them has moved.
+func (a *Archive) fetchTails(ctx context.Context, tails []Piece, n int64, w io.WriterAt) (_ int64, moved bool, err error) {
 	failed := map[Piece]error{}
 	for {
 		p, ok := furthest(tails, n, failed)
@@ -166,8 +189,8 @@ func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (
 		// What was verified already is not written again.
 		_, err := a.fetchPiece(ctx, p, &skipWriter{w: io.NewOffsetWriter(w, n), skip: n - p.From})
 		switch {
-		case errors.Is(err, ErrNotExist): // removed since the listing
-			failed[p] = fmt.Errorf("get %s: the object was removed a moment ago", a.name(p))
+		case errors.Is(err, ErrNotExist):
+			return n, true, nil
 		case err != nil:
 			failed[p] = err
 		default:
@@ -179,7 +202,7 @@ func (a *Archive) FetchTail(ctx context.Context, id segment.ID, w io.WriterAt) (
 			err = errors.Join(err, ferr)
 		}
 	}
-	return n, err
+	return n, false, err
 }
 
 // furthest is the tail that continues at n, reaches furthest and did not fail.
@@ -203,15 +226,4 @@ func (s *skipWriter) Write(p []byte) (int, error) {
 	s.skip -= drop
 	n, err := s.w.Write(p[drop:])
 	return int(drop) + n, err
-}
-
-// noTail says why a segment has no tail: absence counts only if the complete
-// segment did not take the tail's place between two questions.
-func (a *Archive) noTail(ctx context.Context, id segment.ID) error {
-	name := a.name(Piece{ID: id})
-	_, err := a.store.Stat(ctx, name)
-	if err == nil {
-		return fmt.Errorf("get tail of %s: the segment is complete by now", name)
-	}
-	return err
 }

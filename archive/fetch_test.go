@@ -142,8 +142,9 @@ func TestFetchTailWhileCompleted(t *testing.T) {
 	g.FillSegments(1)
 	p, data := segmentOf(g, 0)
 	putPiece(t, whole, p, data, nil)
-	if n, err := whole.FetchTail(t.Context(), p.ID, new(writerAt)); n != 0 || err == nil || errors.Is(err, archive.ErrNotExist) {
-		t.Errorf("no tail beside a complete segment: %d, %v, want an error that is no absence", n, err)
+	var got writerAt
+	if n, err := whole.FetchTail(t.Context(), p.ID, &got); n != p.To || err != nil || !bytes.Equal(got, data) {
+		t.Errorf("no tail beside a complete segment: %d, %v, want that", n, err)
 	}
 	tail, tailData := tailOf(g, 0, 8192)
 	putPiece(t, whole, tail, tailData, nil)

@@ -26,13 +26,7 @@ type RestorePoint struct {
 // object is the name under which the point is noted. Bytes that object names
 // cannot have become underscores; the contents hold the name itself.
 func (p RestorePoint) object() string {
-	safe := strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '.' || r == '-' {
-			return r
-		}
-		return '_'
-	}, p.Name)
-	return pointsPrefix + LSNHex(p.LSN) + "-" + safe + ".json"
+	return pointsPrefix + LSNHex(p.LSN) + "-" + safeName(p.Name) + ".json"
 }
 
 // PutRestorePoint notes a restore point.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 
@@ -20,42 +21,64 @@ import (
 // the running maximum starts anew and a record that began before the piece is
 // not checked. WAL that is broken is a [*BrokenError].
 func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, error) {
-	name := a.name(p)
-	if p.From != 0 {
-		return nil, fmt.Errorf("describe %s: only pieces from a segment's start on can be read", name)
-	}
-	cfg := a.identity.ScanConfig(p.ID)
-	link := &linkCheck{before: before}
-	cfg.OnRecord = link.onRecord
+	return a.startReading(p.ID, before).describe(p, data)
+}
+
+// reading is a segment that is read from its start on, in portions.
+type reading struct {
+	a      *Archive
+	before *Header
+	link   *linkCheck
+	scan   *wal.Summarizer
+	start  wal.LSN
+	at     int64 // up to where it was read
+}
+
+func (a *Archive) startReading(id segment.ID, before *Header) *reading {
+	cfg := a.identity.ScanConfig(id)
+	r := &reading{a: a, before: before, link: &linkCheck{before: before}, start: cfg.Start}
+	cfg.OnRecord = r.link.onRecord
 	if before != nil {
 		cfg.Carry = before.Carry
 	}
-	scan, sum, crc := wal.NewSummarizer(cfg), sha256.New(), crc32.New(castagnoli())
-	n, err := io.Copy(feeder{scan, io.MultiWriter(sum, crc)}, io.NewSectionReader(data, p.From, p.To-p.From))
-	summary, carry, serr := scan.Finish()
+	r.scan = wal.NewSummarizer(cfg)
+	return r
+}
+
+// describe reads on to the end of p, which must not lie before that of the
+// last call. Its header tells of all that was read, but its digest is of p.
+// After an error the reading cannot go on.
+func (r *reading) describe(p Piece, data io.ReaderAt) (*Header, error) {
+	name, sum, crc := r.a.name(p), sha256.New(), crc32.New(castagnoli())
+	from := min(r.at, p.From)
+	n, err := io.Copy(io.MultiWriter(
+		&skipWriter{w: feeder{r.scan}, skip: r.at - from}, &skipWriter{w: io.MultiWriter(sum, crc), skip: p.From - from},
+	), io.NewSectionReader(data, from, p.To-from))
+	summary, carry, serr := r.scan.Finish()
 	if serr == nil {
-		serr = link.check(summary, cfg.Start)
+		serr = r.link.check(summary, r.start)
 	}
 	var end *wal.EndError
 	switch {
 	case errors.As(serr, &end):
 		return nil, &BrokenError{Object: name, LSN: end.LSN, Err: serr}
-	case err == nil && n != p.To-p.From:
-		err = fmt.Errorf("%d bytes instead of %d: %w", n, p.To-p.From, io.ErrUnexpectedEOF)
+	case err == nil && n != p.To-from:
+		err = fmt.Errorf("%d bytes instead of %d: %w", n, p.To-from, io.ErrUnexpectedEOF)
 	case err == nil:
 		err = serr
 	}
 	if err != nil {
 		return nil, fmt.Errorf("describe %s: %w", name, err)
 	}
+	r.at = p.To
 	h := &Header{
-		Identity: a.identity.Identity, Timeline: p.ID.Timeline, StartLSN: cfg.Start,
+		Identity: r.a.identity.Identity, Timeline: p.ID.Timeline, StartLSN: r.start,
 		From: p.From, To: p.To, SHA256: hex.EncodeToString(sum.Sum(nil)), CRC32C: new(crc.Sum32()), Summary: summary,
 	}
-	if !p.Tail {
+	if p.To == int64(r.a.identity.SegmentSize) {
 		h.Carry = carry
 	}
-	h.follow(before)
+	h.follow(r.before)
 	return h, nil
 }
 
@@ -71,17 +94,14 @@ func (h *Header) follow(before *Header) {
 	}
 }
 
-// feeder reads WAL once for its summary and its digest.
-type feeder struct {
-	scan *wal.Summarizer
-	sum  io.Writer
-}
+// feeder reads WAL for its summary.
+type feeder struct{ scan *wal.Summarizer }
 
 func (f feeder) Write(p []byte) (int, error) {
 	if err := f.scan.Feed(p); err != nil {
 		return 0, err
 	}
-	return f.sum.Write(p)
+	return len(p), nil
 }
 
 // linkCheck checks the seam to the segment before where no record crosses it,
@@ -160,13 +180,13 @@ func (a *Archive) PutSegment(ctx context.Context, p Piece, h *Header, data io.Re
 }
 
 // dropTails removes the tail objects of p's segment that p makes needless:
-// those with no byte behind p.To, except p itself. One whose bytes are not
+// those with no byte that p has not, except p itself. One whose bytes are not
 // those of data is kept and reported as a [*ConflictError]. What could not be
 // removed only takes room.
 func (a *Archive) dropTails(ctx context.Context, p Piece, data io.ReaderAt) error {
 	tails, err := a.Tails(ctx, p.ID)
 	for _, t := range tails {
-		if t.To > p.To || p.Tail && t.From == p.From && t.To == p.To {
+		if t.From < p.From || t.To > p.To || p.Tail && t.From == p.From && t.To == p.To {
 			continue
 		}
 		derr := a.sameBytes(ctx, t, data)
@@ -178,14 +198,58 @@ func (a *Archive) dropTails(ctx context.Context, p Piece, data io.ReaderAt) erro
 	return err
 }
 
-// sameBytes checks that a stored piece holds the bytes of data.
-func (a *Archive) sameBytes(ctx context.Context, p Piece, data io.ReaderAt) error {
-	h, err := a.Header(ctx, p)
+// dropOrphans removes the tail objects of a segment that is stored whole. Those
+// with other bytes are kept and reported as [*ConflictError].
+func (a *Archive) dropOrphans(ctx context.Context, id segment.ID) error {
+	tails, err := a.Tails(ctx, id)
 	if err != nil {
 		return err
 	}
+	sums, all := make([]*spanSum, len(tails)), make([]io.Writer, len(tails))
+	for i, t := range tails {
+		sums[i] = &spanSum{from: t.From, to: t.To, sum: sha256.New()}
+		all[i] = sums[i]
+	}
+	if _, err := a.Fetch(ctx, id, io.MultiWriter(all...)); err != nil {
+		return err
+	}
+	for i, t := range tails {
+		terr := a.hasDigest(ctx, t, sums[i].sum)
+		if terr == nil {
+			terr = a.store.Delete(ctx, a.name(t))
+		}
+		err = errors.Join(err, terr)
+	}
+	return err
+}
+
+// spanSum is the digest of the bytes [from, to) of what is written to it.
+type spanSum struct {
+	from, to, at int64
+	sum          hash.Hash
+}
+
+func (s *spanSum) Write(p []byte) (int, error) {
+	n := int64(len(p))
+	if from, to := max(s.from-s.at, 0), min(s.to-s.at, n); from < to {
+		s.sum.Write(p[from:to])
+	}
+	s.at += n
+	return int(n), nil
+}
+
+// sameBytes checks that a stored piece holds the bytes of data.
+func (a *Archive) sameBytes(ctx context.Context, p Piece, data io.ReaderAt) error {
 	sum := sha256.New()
 	if _, err := io.Copy(sum, io.NewSectionReader(data, p.From, p.To-p.From)); err != nil {
+		return err
+	}
+	return a.hasDigest(ctx, p, sum)
+}
+
+func (a *Archive) hasDigest(ctx context.Context, p Piece, sum hash.Hash) error {
+	h, err := a.Header(ctx, p)
+	if err != nil {
 		return err
 	}
 	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {

@@ -20,6 +20,10 @@ type Source interface {
 	// Next waits for the next piece: the oldest timeline first, within it
 	// in LSN order, each once.
 	Next(ctx context.Context) (segment.Sealed, error)
+	// After is the first piece with durable WAL behind a position that is not
+	// released, the one that is still being written included; false when there
+	// is none.
+	After(segment.Position) (segment.Sealed, bool)
 	// Release says that a piece is safe in the archive.
 	Release(segment.Sealed) error
 	// Histories lists the timelines of which History has the file.
@@ -38,6 +42,7 @@ type UploaderConfig struct {
 	// out before on this timeline is too. Tails are never reported. It is
 	// called from one goroutine and holds up the uploader.
 	OnConfirmed func(wal.Timeline, wal.LSN)
+	Tail        TailConfig
 	Log         zerolog.Logger
 	Now         func() time.Time // nil: time.Now
 }
@@ -60,6 +65,15 @@ type Uploader struct {
 
 	roller roller
 	rolls  chan roll // to be indexed; what comes while one is goes without
+
+	tail tail
+	// What there is of tail objects: those of this process, the segments of
+	// which others may have left some, and those that are to be deleted.
+	tails   map[segment.ID][]Piece
+	strays  map[segment.ID]bool
+	looked  map[wal.Timeline]bool // for strays
+	doomed  []Piece
+	doomedC chan struct{}
 }
 
 // described is a complete segment that was read.
@@ -78,6 +92,8 @@ func NewUploader(cfg UploaderConfig) *Uploader {
 	}
 	return &Uploader{
 		cfg: cfg, a: cfg.Archive, last: map[wal.Timeline]described{}, stored: map[wal.Timeline]bool{}, roller: roller{},
+		tail:  tail{wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
+		tails: map[segment.ID][]Piece{}, strays: map[segment.ID]bool{}, looked: map[wal.Timeline]bool{}, doomedC: make(chan struct{}, 1),
 		status: UploaderStatus{Confirmed: map[wal.Timeline]wal.LSN{}, Stopped: map[wal.Timeline]error{}},
 	}
 }
@@ -88,8 +104,9 @@ type job struct {
 	piece  Piece
 	data   segment.Reader
 	header *Header
-	prev   *job          // the piece before on this timeline, nil once this one is done
-	done   chan struct{} // closed when err is set
+	begin  segment.Position // of the tail that it is part of
+	prev   *job             // the piece before on this timeline, nil once this one is done
+	done   chan struct{}    // closed when err is set
 	err    error
 }
 
@@ -153,7 +170,25 @@ func (u *Uploader) Run(ctx context.Context) error {
 		}
 		return nil
 	})
+	g.Go(func() error { return u.runTail(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-u.doomedC:
+				u.sweep(ctx)
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
 	return g.Wait()
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it has been told already
+	}
 }
 
 // read takes pieces from the source, describes them one after the other,
@@ -165,6 +200,7 @@ func (u *Uploader) read(ctx context.Context, inFlight *sync.WaitGroup, todo, inO
 		if err != nil {
 			return err
 		}
+		wake(u.tail.wake)
 		if u.stopped(sealed.ID.Timeline) {
 			continue
 		}
@@ -215,14 +251,21 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 	}
 	u.tidy(ctx, j.piece, j.data)
 	if err := u.cfg.Source.Release(j.sealed); err != nil {
-		u.cfg.Log.Warn().Err(err).Str("segment", j.piece.Name(u.a.identity.SegmentSize)).Msg("cannot remove archived WAL from the spool")
+		u.cfg.Log.Warn().Err(err).Str("segment", u.a.name(j.piece)).Msg("cannot remove archived WAL from the spool")
 	}
 	crashpoint.Hit(crashpoint.UploadReleased)
+	u.mu.Lock()
+	if j.sealed.Complete {
+		u.tail.whole = segment.Position{Timeline: tli, LSN: j.piece.ID.End(u.a.identity.SegmentSize)}
+	}
+	u.mu.Unlock()
+	u.advance()
+	wake(u.tail.wake)
 }
 
 // report says that a complete segment is durable.
 func (u *Uploader) report(j *job) {
-	if j.sealed.Complete && u.cfg.OnConfirmed != nil {
+	if !j.piece.Tail && u.cfg.OnConfirmed != nil {
 		u.cfg.OnConfirmed(j.piece.ID.Timeline, j.piece.ID.End(u.a.identity.SegmentSize))
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -14,7 +16,7 @@ import (
 func (u *Uploader) prepare(ctx context.Context, sealed segment.Sealed) (j *job, err error) {
 	j = &job{sealed: sealed, piece: pieceOf(sealed), done: make(chan struct{})}
 	err = u.retry(ctx, func() error {
-		if err := u.putHistories(ctx, sealed.ID.Timeline); err != nil {
+		if err := u.arrive(ctx, sealed.ID); err != nil {
 			return err
 		}
 		before, err := u.before(ctx, sealed.ID)
@@ -96,11 +98,74 @@ func (u *Uploader) before(ctx context.Context, id segment.ID) (*Header, error) {
 	return h, err
 }
 
-// tidy removes tails that a stored piece made needless. What goes wrong with
-// that costs room only, except for a tail that differs: that is a branch of
-// the timeline that another server wrote, and stays.
+// arrive makes the archive ready for objects of a segment, and looks once for
+// tail objects that earlier processes left around there.
+func (u *Uploader) arrive(ctx context.Context, id segment.ID) error {
+	if err := u.putHistories(ctx, id.Timeline); err != nil {
+		return err
+	}
+	u.mu.Lock()
+	looked := u.looked[id.Timeline]
+	u.mu.Unlock()
+	if looked {
+		return nil
+	}
+	const back = 64
+	strays := map[segment.ID]bool{} // whether their segment is stored whole
+	for p, err := range u.a.Pieces(ctx, id.Timeline, id.No-min(id.No, back)) {
+		if err != nil {
+			return err
+		}
+		if _, tailed := strays[p.ID]; tailed || p.Tail {
+			strays[p.ID] = !p.Tail
+		}
+	}
+	u.mu.Lock()
+	u.looked[id.Timeline] = true
+	for stray := range strays {
+		u.strays[stray] = true
+	}
+	u.mu.Unlock()
+	for stray, whole := range strays {
+		if whole && stray.No < id.No { // it will not be handed out again
+			u.tidied(ctx, u.a.dropOrphans(ctx, stray))
+		}
+	}
+	return nil
+}
+
+// tidy removes tails that a stored piece made needless.
 func (u *Uploader) tidy(ctx context.Context, p Piece, data segment.Reader) {
-	err := u.a.dropTails(ctx, p, data)
+	u.mu.Lock()
+	var keep []Piece
+	for _, t := range u.tails[p.ID] {
+		if t != p && t.From >= p.From && t.To <= p.To {
+			u.doomed = append(u.doomed, t)
+		} else {
+			keep = append(keep, t)
+		}
+	}
+	if u.tails[p.ID] = keep; keep == nil {
+		delete(u.tails, p.ID)
+	}
+	if p.Tail && u.status.Confirmed[p.ID.Timeline] >= p.ID.End(u.a.identity.SegmentSize) {
+		u.doomed = append(u.doomed, p) // it came too late
+	}
+	strays := u.strays[p.ID]
+	if !p.Tail {
+		delete(u.strays, p.ID)
+	}
+	u.mu.Unlock()
+	wake(u.doomedC)
+	if strays && p.From == 0 {
+		u.tidied(ctx, u.a.dropTails(ctx, p, data))
+	}
+}
+
+// tidied reports what went wrong with removing tails. That costs room only,
+// except for a tail that differs: that is a branch of the timeline that another
+// server wrote, and stays.
+func (u *Uploader) tidied(ctx context.Context, err error) {
 	var conflict *ConflictError
 	switch {
 	case errors.As(err, &conflict):
@@ -110,23 +175,26 @@ func (u *Uploader) tidy(ctx context.Context, p Piece, data segment.Reader) {
 	}
 }
 
-// StoreTail stores what there is of a segment that is not complete, as a tail
-// object, retrying until ctx ends. It is for the last piece before a shutdown:
-// the source keeps it. An error that is no conflict means only that it is not
-// known to be stored. Of a stopped timeline it stores nothing and returns why.
-func (u *Uploader) StoreTail(ctx context.Context, sealed segment.Sealed) error {
-	if err := u.Status().Stopped[sealed.ID.Timeline]; err != nil {
-		return err
+// sweep deletes what is doomed. What cannot be deleted now is tried again with
+// the next.
+func (u *Uploader) sweep(ctx context.Context) {
+	u.mu.Lock()
+	list := u.doomed
+	u.doomed = nil
+	u.mu.Unlock()
+	var g errgroup.Group
+	g.SetLimit(8)
+	for _, p := range list {
+		g.Go(func() error {
+			err := u.a.store.Delete(ctx, u.a.name(p))
+			if err != nil {
+				u.mu.Lock()
+				u.doomed = append(u.doomed, p)
+				u.mu.Unlock()
+			}
+			crashpoint.Hit(crashpoint.TailDropped)
+			return err
+		})
 	}
-	j, err := u.prepare(ctx, sealed)
-	if err != nil {
-		return err
-	}
-	defer j.data.Close()
-	err = u.retry(ctx, func() error { return u.a.PutSegment(ctx, j.piece, j.header, j.data, u.cfg.Level) })
-	if err != nil {
-		return err
-	}
-	u.tidy(ctx, j.piece, j.data)
-	return nil
+	u.tidied(ctx, g.Wait())
 }

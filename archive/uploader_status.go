@@ -17,7 +17,7 @@ import (
 // happened.
 type UploaderStatus struct {
 	Segments    int64 // complete segments confirmed by this process
-	Tails       int64 // remainders confirmed by this process
+	Tails       int64 // tail objects confirmed by this process
 	Failures    int64 // attempts that failed
 	LastSuccess time.Time
 	LastFailure time.Time
@@ -81,7 +81,7 @@ func (u *Uploader) confirmed(j *job) {
 	u.mu.Lock()
 	before := u.status.Failure
 	u.status.Failure, u.status.LastSuccess = nil, u.cfg.Now()
-	if j.sealed.Complete {
+	if !j.piece.Tail {
 		u.status.Segments++
 		u.status.Confirmed[j.piece.ID.Timeline] = j.piece.ID.End(u.a.identity.SegmentSize)
 	} else {
@@ -89,7 +89,7 @@ func (u *Uploader) confirmed(j *job) {
 	}
 	u.mu.Unlock()
 	if before != nil {
-		u.cfg.Log.Info().Str("object", j.piece.Name(u.a.identity.SegmentSize)).Msg("archiving succeeds again")
+		u.cfg.Log.Info().Str("object", u.a.name(j.piece)).Msg("archiving succeeds again")
 	}
 }
 

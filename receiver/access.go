@@ -17,8 +17,9 @@ import (
 // slotAccess is a way to read and move a slot.
 type slotAccess interface {
 	read(context.Context) (SlotState, error)
-	// position is how far the server has flushed its timeline.
-	position(context.Context) (segment.Position, error)
+	// position is how far the server has flushed its timeline, and a moment of
+	// it, which is zero where SQL is not allowed.
+	position(context.Context) (segment.Position, Moment, error)
 	// advance moves the slot of a server on that timeline forward and
 	// returns where it is then; its own position counts as use of the slot.
 	// It never goes beyond what the server has flushed.
@@ -53,18 +54,27 @@ func (a *sqlAccess) read(ctx context.Context) (SlotState, error) { return a.slot
 
 // position takes the timeline from the name of the present WAL file. A primary
 // keeps its timeline as long as the connection lasts.
-func (a *sqlAccess) position(ctx context.Context) (pos segment.Position, err error) {
-	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), pg_catalog.pg_current_wal_flush_lsn()")
+func (a *sqlAccess) position(ctx context.Context) (pos segment.Position, m Moment, err error) {
+	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), pg_catalog.pg_current_wal_flush_lsn(), "+
+		"pg_catalog.to_json(pg_catalog.clock_timestamp()) #>> '{}', pg_catalog.pg_current_wal_insert_lsn()")
 	if err != nil {
-		return pos, err
+		return pos, m, err
 	}
 	id, err := segment.ParseName(rows[0][0], a.size)
 	if err != nil {
-		return pos, err
+		return pos, m, err
 	}
 	pos.Timeline = id.Timeline
-	pos.LSN, err = wal.ParseLSN(rows[0][1])
-	return pos, err
+	if pos.LSN, err = wal.ParseLSN(rows[0][1]); err != nil {
+		return pos, m, err
+	}
+	if m.Time, err = time.Parse(time.RFC3339Nano, rows[0][2]); err != nil {
+		return pos, m, err
+	}
+	m.Insert = segment.Position{Timeline: id.Timeline}
+	m.Insert.LSN, err = wal.ParseLSN(rows[0][3])
+	m.Insert.LSN = a.size.BeforeHeader(m.Insert.LSN)
+	return pos, m, err
 }
 
 func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, error) {
@@ -110,14 +120,14 @@ func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
 	return a.h.at.slot.read(ctx, conn)
 }
 
-func (a protocolAccess) position(ctx context.Context) (segment.Position, error) {
+func (a protocolAccess) position(ctx context.Context) (segment.Position, Moment, error) {
 	conn, err := a.h.walsender(ctx)
 	if err != nil {
-		return segment.Position{}, err
+		return segment.Position{}, Moment{}, err
 	}
 	defer conn.Done()
 	sys, err := conn.IdentifySystem(ctx)
-	return segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}, err
+	return segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}, Moment{}, err
 }
 
 func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.LSN, error) {

@@ -16,6 +16,8 @@ import (
 type feedback struct {
 	conn io.Writer
 	now  func() time.Time
+	// limit, when set, is up to where WAL may be acknowledged at most.
+	limit func() wal.LSN
 
 	received atomic.Uint64 // end of what came on this connection; the stream's start at first
 	durable  atomic.Uint64 // what the last Sync returned
@@ -27,10 +29,18 @@ type feedback struct {
 	buf   []byte
 }
 
-// flushed is the position that may be reported as flushed: durable, and come
-// on this connection, so that the server sees its own end exactly. Before the
-// first Sync of a stream it is 0, PostgreSQL's "unknown".
-func (f *feedback) flushed() wal.LSN { return wal.LSN(min(f.durable.Load(), f.received.Load())) }
+// held is what is durable, and came on this connection, so that the server sees
+// its own end exactly. Before the first Sync of a stream it is 0, PostgreSQL's
+// "unknown".
+func (f *feedback) held() wal.LSN { return wal.LSN(min(f.durable.Load(), f.received.Load())) }
+
+// flushed is the position that may be reported as flushed.
+func (f *feedback) flushed() wal.LSN {
+	if f.limit == nil {
+		return f.held()
+	}
+	return min(f.held(), f.limit())
+}
 
 // send writes a status message. Outside of the stream it does nothing.
 func (f *feedback) send(reply bool) error {

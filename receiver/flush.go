@@ -135,7 +135,7 @@ func (s *stream) sync() error {
 		return fromSink(err)
 	}
 	s.fb.durable.Store(uint64(durable))
-	s.board.flushed(s.fb.flushed())
+	s.board.flushed(s.fb.held())
 	return nil
 }
 

@@ -60,6 +60,9 @@ type HoldStatus struct {
 	// by its process, when the slot was last looked at. It is nil where SQL,
 	// and empty where these details (pg_read_all_stats), are not allowed.
 	SyncStates map[uint32]string `json:"-"`
+	// Moment is of the server when the slot was last looked at; zero where SQL
+	// is not allowed.
+	Moment Moment `json:"-"`
 	// Failure is why the slot cannot be looked at or moved.
 	Failure *hint.Failure `json:"failure,omitempty"`
 	// Streamed says that the slot keeps only what is not durable in the sink.
@@ -71,6 +74,13 @@ type HoldStatus struct {
 	// Recreated counts how often the slot was found missing or lost; WAL
 	// that was not archived may have gone each time.
 	Recreated int `json:"recreated"`
+}
+
+// Moment is a time by the server's clock, and where its WAL ended then, whether
+// it was written or not.
+type Moment struct {
+	Time   time.Time
+	Insert segment.Position
 }
 
 func newHoldSlot(slot Slot, every time.Duration, log zerolog.Logger) *HoldSlot {
@@ -221,10 +231,13 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	if h.streams {
 		return nil
 	}
-	at, err := h.access.position(ctx)
+	at, moment, err := h.access.position(ctx)
 	if err != nil {
 		return err
 	}
+	h.mu.Lock()
+	h.status.Moment = moment
+	h.mu.Unlock()
 	to, over := h.goal(at, st.RestartLSN)
 	var hole error
 	if to > st.RestartLSN && !over {

@@ -96,7 +96,10 @@ type Config struct {
 	// certain WAL, for the reason given. Then streaming goes on behind it.
 	// It may be called again for the same gap. If it is nil, a gap ends Run.
 	OnGap func(context.Context, segment.GapError, error) error
-	Log   zerolog.Logger
+	// Confirmed says that what is durable in the sink is not enough: WAL is
+	// acknowledged once [Receiver.Confirm] says that it is in the archive.
+	Confirmed bool
+	Log       zerolog.Logger
 
 	// StatusInterval is the longest time between two status messages; zero
 	// means 10 s. A server with a short wal_sender_timeout gets them more
@@ -110,6 +113,9 @@ type Config struct {
 	// WatchInterval is how often each of the other hosts is looked at while
 	// one is streamed from; zero means 1 s.
 	WatchInterval time.Duration
+	// ConfirmTimeout is how long Confirm may say nothing new, while WAL waits
+	// for that, before the connection is given up; zero means 30 s.
+	ConfirmTimeout time.Duration
 	// Now is the clock of Status; nil means time.Now.
 	Now func() time.Time
 }
@@ -120,6 +126,8 @@ type Receiver struct {
 	hosts []pg.Options
 	board *board
 	hold  *HoldSlot
+
+	confirmed *confirmed // nil unless Config.Confirmed
 
 	// The session's alone.
 	sink     Sink // opened for identity
@@ -141,6 +149,7 @@ func New(cfg Config) (*Receiver, error) {
 	cfg.SilenceTimeout = orDefault(cfg.SilenceTimeout, time.Minute)
 	cfg.SlotInterval = orDefault(cfg.SlotInterval, 10*time.Second)
 	cfg.WatchInterval = orDefault(cfg.WatchInterval, time.Second)
+	cfg.ConfirmTimeout = orDefault(cfg.ConfirmTimeout, 30*time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -149,6 +158,9 @@ func New(cfg Config) (*Receiver, error) {
 		return nil, err
 	}
 	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now)}
+	if cfg.Confirmed {
+		r.confirmed = &confirmed{changed: make(chan struct{})}
+	}
 	r.hold = newHoldSlot(Slot{Options: cfg.Options, Name: cfg.Slot}, cfg.SlotInterval, cfg.Log)
 	r.hold.covered = cfg.Covered
 	r.hold.max, r.hold.streams, r.hold.durable = wal.LSN(cfg.HoldMax), cfg.StreamSlot, r.board.durable

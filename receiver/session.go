@@ -244,6 +244,10 @@ func (r *Receiver) open(srv *pg.Server, st step, interval time.Duration) (*strea
 		watch: func(ctx context.Context) error { return r.watch(ctx, srv) },
 		start: startReplication(st.Timeline, st.Start),
 	}
+	if s.confirmed = r.confirmed; s.confirmed != nil {
+		s.patience = r.cfg.ConfirmTimeout
+		s.fb.limit = func() wal.LSN { end, _ := s.confirmed.of(s.timeline); return end }
+	}
 	if r.cfg.StreamSlot {
 		s.start = strings.Replace(s.start, " ", fmt.Sprintf(" SLOT %q ", r.cfg.Slot), 1)
 	}

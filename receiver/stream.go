@@ -42,6 +42,10 @@ type stream struct {
 
 	every   time.Duration // between two status messages of the timer
 	silence time.Duration // after which the connection is given up
+	// confirmed, when set, bounds what is acknowledged; after patience without
+	// any progress of it the connection is given up.
+	confirmed *confirmed
+	patience  time.Duration
 	// watch runs beside the stream. When it fails, nothing more is
 	// acknowledged and the stream ends.
 	watch func(context.Context) error
@@ -90,6 +94,7 @@ func (s *stream) run(ctx context.Context) error {
 	g.Go(func() error { return s.orAbort(s.prepare(ended)) })
 	g.Go(func() error { return s.orAbort(s.beat(ctx, ended)) })
 	g.Go(func() error { return s.orAbort(s.watch(ended)) })
+	g.Go(func() error { return s.orAbort(s.tellConfirmed(ended)) })
 	err := g.Wait()
 	var failed *sinkError
 	if s.begun && !errors.As(err, &failed) {

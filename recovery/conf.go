@@ -55,7 +55,12 @@ func (p *Plan) Settings(command []string) []Setting {
 	if major >= 17 {
 		list = append(list, Setting{"sync_replication_slots", "off"}, Setting{"synchronized_standby_slots", ""})
 	}
-	return append(list, targetSettings(p.Target)...)
+	target := p.Target
+	if p.Stop != nil {
+		target = *p.Stop
+		target.Action = p.Target.Action
+	}
+	return append(list, targetSettings(target)...)
 }
 
 // targetSettings puts the target behind the empty settings: to PostgreSQL one

@@ -23,6 +23,8 @@ type Facts struct {
 	Backups  []backup.Commit
 	// Gaps explain holes; what is missing Segments tells.
 	Gaps []archive.Gap
+	// Heartbeats prove that nothing came behind the end of WAL until then.
+	Heartbeats []archive.Heartbeat
 	// Notes is what a plan should warn of whatever the target is.
 	Notes []string
 
@@ -39,14 +41,17 @@ type Segment struct {
 	Archived bool    // whole in the archive
 	Spooled  bool    // whole in the spool
 	Tail     wal.LSN // end of what the archive's tail objects hold from the segment's start on; 0 is none
+	Tailed   bool    // they hold all of it
 	Partial  wal.LSN // end of the valid WAL in the spool's unfinished file; 0 is none
 	Stored   int64   // bytes in the archive
 	// Damaged says why what there is cannot be used. It counts as missing.
 	Damaged string
+	// Cut says why tail objects that reach behind Tail cannot be used.
+	Cut string
 }
 
 // whole says that every byte of the segment can be had.
-func (s Segment) whole() bool { return s.Damaged == "" && (s.Archived || s.Spooled) }
+func (s Segment) whole() bool { return s.Damaged == "" && (s.Archived || s.Spooled || s.Tailed) }
 
 // piece is where a segment's bytes are read from.
 type piece int
@@ -67,6 +72,8 @@ func (s Segment) best() piece {
 		return pieceNone
 	case s.Archived:
 		return pieceArchived
+	case s.Tailed:
+		return pieceTail
 	case s.Spooled:
 		return pieceSpooled
 	case s.Partial > s.Tail:

@@ -17,7 +17,10 @@ import (
 // dry run prints it, [Plan.Execute] carries it out, and it stays beside the
 // restored cluster, where [WalGet] learns from it what must not be missing.
 type Plan struct {
-	Target   Target           `json:"target"`
+	Target Target `json:"target"`
+	// Stop is what PostgreSQL is told in place of Target, nil when it is that:
+	// for a time behind the last transaction.
+	Stop     *Target          `json:"stop,omitempty"`
 	Identity segment.Identity `json:"identity"`
 	Backup   backup.Commit    `json:"backup"`
 	// Timeline is the one to recover along, as a number.
@@ -119,6 +122,7 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	}
 	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need, Before: before, After: after}
 	p.WALEnd, _ = r.end()
+	p.Stop = r.instead(s)
 	p.HoleBehind = r.hole != nil && used == len(r.ids)
 	if p.Target.Action == "" && t.Kind != KindEnd {
 		p.Target.Action = ActionPause
@@ -174,12 +178,13 @@ func (r *route) warnings(t Target, s *stop, used int) []string {
 	if s.finish != nil && s.finish.Abort && t.Kind == KindXID {
 		list = append(list, fmt.Sprintf("transaction %d aborted", t.XID))
 	}
-	if t.Kind == KindTime {
+	if t.Kind == KindTime && s.finish != nil {
 		if id, ok := r.earlierBehind(t, s, used); ok {
 			list = append(list, fmt.Sprintf("commit times went back: from segment %s on there are transactions that finished up to the target time; "+
 				"they come after one that finished later (%s, xid %d), where PostgreSQL stops", r.facts.name(id), t.show(s.finish.Time), s.finish.XID))
 		}
 	}
+	list = append(list, r.fromHeartbeats(t, s)...)
 	if t.Timeline == (TargetTimeline{}) {
 		list = append(list, r.branches()...)
 	}

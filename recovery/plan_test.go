@@ -103,6 +103,9 @@ func showPlan(p *Plan, asked []Want, err error) string {
 		for _, s := range p.SpoolOnly {
 			fmt.Fprintf(&b, "spool  %s up to %s, complete %v\n", s.Segment, s.End, s.Complete)
 		}
+		if p.Stop != nil {
+			fmt.Fprintf(&b, "stop   %s\n", p.Stop)
+		}
 		if p.HoleBehind {
 			b.WriteString("hole behind\n")
 		}

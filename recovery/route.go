@@ -88,6 +88,9 @@ func newRoute(f *Facts, c candidate) *route {
 		}
 		if no == end && s.best() != pieceNone {
 			r.ids = append(r.ids, id)
+			if s.best() == pieceTail && s.Cut != "" {
+				r.hole = r.holeFrom(no, end)
+			}
 			return r
 		}
 		r.hole = r.holeFrom(no, end)
@@ -121,7 +124,7 @@ func (r *route) holeFrom(no, end uint64) *hole {
 	h := &hole{
 		first:   id,
 		fork:    start > 0 && uint64(start)/uint64(r.facts.Identity.SegmentSize) == no,
-		damaged: r.facts.Segments[id].Damaged,
+		damaged: cmp.Or(r.facts.Segments[id].Damaged, r.facts.Segments[id].Cut),
 	}
 	for ; no <= end && !r.facts.Segments[r.at(no)].whole(); no++ {
 		h.last = r.at(no)

@@ -91,7 +91,7 @@ func (g *gatherer) setAside(id segment.ID, why error) bool {
 	case pieceSpooled:
 		s.Spooled = false
 	case pieceTail:
-		s.Tail = 0
+		s.Tail, s.Tailed = 0, false
 	case piecePartial:
 		s.Partial = 0
 	}
@@ -168,7 +168,7 @@ func (g *gatherer) carryInto(ctx context.Context, id segment.ID) (*wal.Carry, er
 			return nil, err
 		}
 		return header.Carry, nil
-	case pieceSpooled:
+	case pieceSpooled, pieceTail:
 		carry, err := g.scan(ctx, prev, nil)
 		if isDamage(err) {
 			return nil, nil
@@ -191,9 +191,11 @@ func (g *gatherer) read(ctx context.Context, id segment.ID, sum *wal.Summarizer)
 		if err != nil && (n == 0 || !isDamage(err)) {
 			return err
 		}
-		g.shortenTail(id, n)
-		_, err = feeder{sum}.Write(buf.b[:n])
-		return err
+		g.shortenTail(id, n, err)
+		if g.facts.Segments[id].best() == pieceTail {
+			_, err = feeder{sum}.Write(buf.b[:n])
+			return err
+		}
 	}
 	p, ok := g.spooled[id]
 	if !ok {
@@ -208,10 +210,14 @@ func (g *gatherer) read(ctx context.Context, id segment.ID, sum *wal.Summarizer)
 	return err
 }
 
-// shortenTail notes how far a tail can really be read.
-func (g *gatherer) shortenTail(id segment.ID, n int64) {
+// shortenTail notes how far a tail can really be read, and why not further.
+func (g *gatherer) shortenTail(id segment.ID, n int64, damage error) {
 	s := g.facts.Segments[id]
 	s.Tail = id.Start(g.facts.Identity.SegmentSize) + wal.LSN(n)
+	s.Tailed = n == int64(g.facts.Identity.SegmentSize)
+	if damage != nil {
+		s.Cut = damage.Error()
+	}
 	g.facts.Segments[id] = s
 }
 

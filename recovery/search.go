@@ -3,6 +3,7 @@ package recovery
 import (
 	"time"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -12,6 +13,7 @@ type stop struct {
 	need   wal.LSN // WAL must be readable up to here for PostgreSQL to notice
 	finish *wal.Finish
 	point  *wal.RestorePoint
+	quiet  *archive.Heartbeat // proves that the target time lies behind all WAL
 }
 
 // find looks for the target on the route by PostgreSQL's own rules
@@ -74,6 +76,9 @@ func (r *route) findTime(t Target) (*stop, []Want, *miss) {
 				return r.stopAt(&stop{end: f.LSN, need: f.End, finish: &f}, f.LSN)
 			}
 		}
+	}
+	if s := r.quietUntil(t); s != nil {
+		return s, nil, nil
 	}
 	return nil, nil, r.notFound()
 }

@@ -192,6 +192,9 @@ func (g *gatherer) listArchive(ctx context.Context) error {
 			g.addPiece(p)
 		}
 	}
+	if g.facts.Heartbeats, err = g.archive.Heartbeats(ctx); err != nil {
+		return err
+	}
 	g.facts.Gaps, err = g.archive.Gaps(ctx)
 	return err
 }
@@ -206,6 +209,7 @@ func (g *gatherer) addPiece(p archive.Piece) {
 		s.Archived = true
 	case start+wal.LSN(p.From) <= max(s.Tail, start):
 		s.Tail = max(s.Tail, start+wal.LSN(p.To))
+		s.Tailed = s.Tail == p.ID.End(g.facts.Identity.SegmentSize)
 	}
 	s.Stored += p.StoredSize
 	g.facts.Segments[p.ID] = s

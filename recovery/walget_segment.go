@@ -70,23 +70,10 @@ func (g *walGet) wholeFromSpool(id segment.ID) (Outcome, error) {
 	return g.deliver(func(f *os.File) error { return copyVerified(f, p, g.view.Identity) })
 }
 
-// end answers for a segment that is nowhere whole. It is Absent, or its
-// beginning is delivered, only if WAL may end there.
+// end answers for a segment that is nowhere whole in one piece. Its tails may
+// be the whole of it. It is Absent, or its beginning is delivered, only if WAL
+// may end there.
 func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
-	required, whole := false, false
-	if g.plan != nil {
-		required, whole = g.plan.Required(id)
-	}
-	if whole {
-		return Trouble, errors.New("the plan needs the whole segment, and it is neither in the archive nor in the spool")
-	}
-	later, err := g.exists(ctx, id.Timeline, id.No+1)
-	if err != nil {
-		return Trouble, err
-	}
-	if later != "" && !required {
-		return Trouble, fmt.Errorf("it is missing, but later WAL of its timeline exists: %s", later)
-	}
 	out, err := g.deliver(func(f *os.File) error { return g.beginning(ctx, id, f) })
 	if errors.Is(err, errOwn) {
 		return Absent, err
@@ -94,7 +81,7 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 	if out == Delivered || unknown(err) != nil {
 		return out, err
 	}
-	if required {
+	if required, _ := g.needed(id); required {
 		return Trouble, errors.New("the plan needs it, and it is neither in the archive nor in the spool")
 	}
 	// Without it PostgreSQL would fall back to the old timeline's file, replay
@@ -109,6 +96,27 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 	return Absent, err
 }
 
+// needed is [Plan.Required], and false without a plan.
+func (g *walGet) needed(id segment.ID) (required, whole bool) {
+	if g.plan == nil {
+		return false, false
+	}
+	return g.plan.Required(id)
+}
+
+// mayEnd fails unless WAL may end in a segment.
+func (g *walGet) mayEnd(ctx context.Context, id segment.ID) error {
+	required, whole := g.needed(id)
+	if whole {
+		return errors.New("the plan needs the whole segment, and it is neither in the archive nor in the spool")
+	}
+	later, err := g.exists(ctx, id.Timeline, id.No+1)
+	if err == nil && later != "" && !required {
+		err = fmt.Errorf("it is missing, but later WAL of its timeline exists: %s", later)
+	}
+	return err
+}
+
 // readsAhead says whether a missing segment is the one behind the end of the
 // plan, of which the planner knew that it is missing: PostgreSQL asks for it
 // before it has replayed the record at which it stops.
@@ -121,13 +129,13 @@ func (g *walGet) readsAhead(id segment.ID) bool {
 // WAL.
 func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error {
 	size := g.archive.Identity().SegmentSize
-	n, err := g.archive.FetchTail(ctx, id, f)
-	if err := unknown(err); err != nil {
+	n, damage := g.archive.FetchTail(ctx, id, f)
+	if err := unknown(damage); err != nil && !isDamage(err) {
 		return err
 	}
 	if g.view != nil {
 		p, err := spoolPiece(g.view, id)
-		if err := unknown(err); err != nil {
+		if unknown(err) != nil {
 			return err
 		}
 		if err == nil && p.To > n {
@@ -140,18 +148,44 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 			n = p.To
 		}
 	}
+	if n == int64(size) {
+		return nil
+	}
+	if err := g.mayEnd(ctx, id); err != nil {
+		return err
+	}
+	if err := g.longEnough(ctx, id, n, unknown(damage)); err != nil {
+		return err
+	}
 	if n == 0 {
 		return errNotHere
 	}
 	if err := g.ownIsLonger(id, n); err != nil {
 		return err
 	}
-	if end := id.Start(size) + wal.LSN(n); g.plan != nil && end < min(g.plan.Need, id.End(size)) {
-		if required, _ := g.plan.Required(id); required {
-			return fmt.Errorf("it can be read up to %s only, the plan needs it up to %s", end, g.plan.Need)
+	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
+}
+
+// longEnough says whether n bytes are all that is wanted of a segment: what the
+// plan needs, or else all that there was, even if it is damaged.
+func (g *walGet) longEnough(ctx context.Context, id segment.ID, n int64, damage error) error {
+	size := g.archive.Identity().SegmentSize
+	if required, _ := g.needed(id); required && n > 0 {
+		if end := id.Start(size) + wal.LSN(n); end < min(g.plan.Need, id.End(size)) {
+			return errors.Join(fmt.Errorf("it can be read up to %s only, the plan needs it up to %s", end, g.plan.Need), damage)
+		}
+		return nil
+	}
+	if damage == nil {
+		return nil
+	}
+	tails, err := g.archive.Tails(ctx, id)
+	for _, t := range tails {
+		if t.To > n {
+			return damage
 		}
 	}
-	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
+	return err
 }
 
 // errOwn says that the server has as much of a segment in its pg_wal, where it

@@ -210,7 +210,8 @@ func boolCount(list ...bool) (n int) {
 //
 //	history 2 1@0/350000 …
 //	backup ID tli start stop [time]
-//	wal tli first[-last] [spool] [tail=LSN] [partial=LSN] [damaged] [blurred]
+//	wal tli first[-last] [spool] [tail=LSN] [tailed] [cut] [partial=LSN] [damaged] [blurred]
+//	heartbeat tli LSN time flushed
 //	commit|abort tli LSN [length] xid time
 //	point tli LSN name time
 func (w *world) parse(line string) error {
@@ -228,6 +229,8 @@ func (w *world) parse(line string) error {
 		return err
 	case f[0] == "wal":
 		return w.parseWAL(tli, f[2], f[3:])
+	case f[0] == "heartbeat":
+		w.facts.Heartbeats = append(w.facts.Heartbeats, archive.Heartbeat{Receiver: "left", Timeline: tli, InsertLSN: mustLSN(f[2]), Time: clock(f[3]), FlushedLSN: mustLSN(f[4])})
 	case f[0] == "gap":
 		w.facts.Gaps = append(w.facts.Gaps, archive.Gap{Timeline: tli, From: mustLSN(f[2]), To: mustLSN(f[3])})
 	case f[0] == "point":
@@ -282,6 +285,10 @@ func (w *world) parseWAL(tli wal.Timeline, span string, flags []string) error {
 				s.Archived, s.Tail = false, mustLSN(value)
 			case "partial":
 				s.Archived, s.Partial = false, mustLSN(value)
+			case "tailed":
+				s.Archived, s.Tailed, s.Tail = false, true, id.End(testSize)
+			case "cut":
+				s.Cut = "sha256 differs"
 			case "damaged":
 				s.Damaged = "sha256 differs"
 			case "blurred":
@@ -298,7 +305,7 @@ func (w *world) parseWAL(tli wal.Timeline, span string, flags []string) error {
 func (w *world) put(id segment.ID, s Segment) {
 	w.facts.Segments[id] = s
 	end := max(s.Tail, s.Partial)
-	if s.Archived || s.Spooled {
+	if s.Archived || s.Spooled || s.Tailed {
 		end = id.End(testSize)
 	}
 	w.end[id.Timeline] = max(w.end[id.Timeline], end)

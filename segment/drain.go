@@ -76,6 +76,9 @@ func (d *Drain) Next(ctx context.Context) (Sealed, error) {
 	return Sealed{}, context.Cause(ctx)
 }
 
+// After is always false: nothing is being written.
+func (d *Drain) After(Position) (Sealed, bool) { return Sealed{}, false }
+
 // Release says that the archive has confirmed p.
 func (d *Drain) Release(p Sealed) error {
 	d.mu.Lock()

@@ -29,6 +29,19 @@ func (s Size) Ceil(lsn wal.LSN) wal.LSN { return s.Floor(lsn + wal.LSN(s-1)) }
 // Offset is lsn's position inside its segment.
 func (s Size) Offset(lsn wal.LSN) int64 { return int64(lsn & wal.LSN(s-1)) }
 
+// BeforeHeader is lsn, where the next record is to be written, without the page
+// header before that: up to where WAL reaches while the record is not there.
+func (s Size) BeforeHeader(lsn wal.LSN) wal.LSN {
+	const pageSize, shortHeader, longHeader = 8192, 24, 40
+	switch {
+	case s.Offset(lsn) == longHeader:
+		return lsn - longHeader
+	case lsn%pageSize == shortHeader:
+		return lsn - shortHeader
+	}
+	return lsn
+}
+
 // ID names one WAL segment: its timeline and its number, which is its start
 // LSN divided by the segment size.
 type ID struct {

@@ -9,13 +9,14 @@ import (
 )
 
 // Sealed is a piece of WAL that will not change any more: a complete segment,
-// or the remainder of one whose timeline ended within it. The piece that
-// [Spool.OpenSegment] returns has the same form.
+// or the remainder of one whose timeline ended within it. The durable part of
+// the segment that is being written has the same form.
 type Sealed struct {
 	ID       ID
 	Path     string // of the file, which may be longer than To
 	From, To int64  // the bytes of the piece, as offsets in the segment; From is 0
 	Complete bool
+	Growing  bool // the segment is being written
 	// Ahead is where the timeline ended on the server, when the piece holds
 	// bytes behind it: WAL that the server which took over never had. Zero
 	// otherwise.

@@ -33,6 +33,11 @@ type Position struct {
 	LSN      wal.LSN
 }
 
+// Before orders positions: the older timeline first.
+func (p Position) Before(q Position) bool {
+	return p.Timeline < q.Timeline || p.Timeline == q.Timeline && p.LSN < q.LSN
+}
+
 // Usage is what a spool occupies.
 type Usage struct {
 	Bytes   int64 // of all segment files
@@ -179,12 +184,36 @@ func (s *Spool) OpenSegment() (Sealed, bool) {
 	if err != nil {
 		s.log.Warn().Err(err).Str("segment", current.id.Name(s.size)).Msg("what recovery found in the open segment cannot be read")
 	}
-	if end <= current.id.Start(s.size) {
-		return Sealed{}, false
-	}
-	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: int64(end - current.id.Start(s.size)), fsys: s.fsys}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.openPart(current, end)
+}
+
+// After is the first piece with durable WAL behind a position that is not
+// released, the oldest timeline first; false when there is none. At the end it
+// is the durable part of the segment that is being written, whose file has
+// another name once it is sealed.
+func (s *Spool) After(pos Position) (Sealed, bool) {
+	behind := func(p Sealed) bool {
+		return pos.Before(Position{p.ID.Timeline, p.end(s.size)})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pieces {
+		if !p.released && behind(p.Sealed) {
+			return p.Sealed, true
+		}
+	}
+	p, ok := s.openPart(s.current(), s.durable)
+	return p, ok && behind(p)
+}
+
+// openPart needs mu.
+func (s *Spool) openPart(current *openSegment, end wal.LSN) (Sealed, bool) {
+	if current == nil || end <= current.id.Start(s.size) {
+		return Sealed{}, false
+	}
+	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: int64(end - current.id.Start(s.size)), Growing: true, fsys: s.fsys}
 	p.Ahead = s.ahead(p)
 	return p, true
 }

@@ -28,6 +28,10 @@ func (z *Summarizer) Feed(p []byte) error { return z.scan.Feed(p) }
 // Feed stopped, if it did; the summary is then of the valid part.
 func (z *Summarizer) Finish() (Summary, *Carry, error) {
 	sum := z.sum
+	if sum.Last != nil { // more may be fed
+		last := *sum.Last
+		sum.Last = &last
+	}
 	carry := z.scan.Carry()
 	if sum.FirstRecord == 0 && carry != nil && carry.Start >= z.start {
 		sum.FirstRecord = carry.Start

@@ -16,10 +16,10 @@ type archivedEnd struct {
 
 	mu    sync.Mutex
 	tli   wal.Timeline
-	start wal.LSN // what the archive held when the process began
-	since wal.LSN // where what this process confirmed begins
-	end   wal.LSN // and where it ends, zero before the first
-	tail  wal.LSN // and with the tail of the segment behind it, and recorded gaps
+	start wal.LSN          // what the archive held when the process began
+	since wal.LSN          // where what this process confirmed begins
+	end   wal.LSN          // and where it ends, zero before the first
+	tail  segment.Position // end of what is archived without a hole, tails and gaps included
 }
 
 // begin notes what the archive held before this process confirmed anything.
@@ -71,26 +71,32 @@ func (e *archivedEnd) extend(lsn wal.LSN) {
 func (e *archivedEnd) follow(h segment.History, tli wal.Timeline) {
 	if fork, ok := h.EndOf(e.tli); ok && tli > e.tli {
 		fork = e.size.Floor(fork)
-		e.start, e.since, e.end, e.tail = min(e.start, fork), min(e.since, fork), min(e.end, fork), 0
+		e.start, e.since, e.end = min(e.start, fork), min(e.since, fork), min(e.end, fork)
 	}
 	if _, onTheWay := h.StartOf(tli); onTheWay {
 		e.tli = max(e.tli, tli)
 	}
 }
 
-// reaches says that the archive holds everything before lsn that there is, the
-// tail of the open segment included. The slot never moves for it.
-func (e *archivedEnd) reaches(lsn wal.LSN) {
+// reach takes the end of what is archived without a hole, tails and recorded
+// gaps included. The slot never moves for those.
+func (e *archivedEnd) reach(end segment.Position) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.tail = max(e.tail, lsn)
+	if e.tail.Before(end) {
+		e.tail = end
+	}
 }
 
-// lsn is the end as status shows it.
-func (e *archivedEnd) lsn() wal.LSN {
+// lsn is the end as status shows it, segments that of complete segments.
+func (e *archivedEnd) lsn() (end, segments wal.LSN) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return max(e.start, e.end, e.tail)
+	segments = max(e.start, e.end)
+	if e.tail.Timeline >= e.tli {
+		return max(segments, e.tail.LSN), segments
+	}
+	return segments, segments
 }
 
 // archiveEnd is the end of the last complete segment that the archive holds on

@@ -52,7 +52,7 @@ func TestArchivedEndGoesBackToAFork(t *testing.T) {
 	if _, got, ok := e.confirm(after, 2, 6<<20); got != 6<<20 || !ok {
 		t.Errorf("the segment of the fork: %s %v", got, ok)
 	}
-	if got := e.lsn(); got != 6<<20 {
+	if got, _ := e.lsn(); got != 6<<20 {
 		t.Errorf("archived up to %s", got)
 	}
 }
@@ -83,11 +83,33 @@ func TestArchivedEndShowsTailsAndGaps(t *testing.T) {
 			}
 			d.archived.begin(segment.Position{Timeline: 1, LSN: c.start})
 			err := d.lookAround(t.Context(), segment.History{Timeline: 1}, 6<<20+100, c.stored)
-			if got := d.archived.lsn(); err != nil || got != c.want {
+			if got, _ := d.archived.lsn(); err != nil || got != c.want {
 				t.Errorf("%s %v, want %s", got, err, c.want)
 			}
 		})
 	}
+}
+
+func TestArchivedEndShowsTails(t *testing.T) {
+	e := archivedEnd{size: mib}
+	want := func(end, segments wal.LSN) {
+		t.Helper()
+		if gotEnd, gotSegments := e.lsn(); gotEnd != end || gotSegments != segments {
+			t.Errorf("archived up to %s, complete up to %s, want %s and %s", gotEnd, gotSegments, end, segments)
+		}
+	}
+	e.begin(segment.Position{Timeline: 1, LSN: 3 << 20})
+	want(3<<20, 3<<20)
+	e.reach(segment.Position{Timeline: 1, LSN: 3<<20 + 100})
+	want(3<<20+100, 3<<20)
+	e.confirm(segment.History{Timeline: 1}, 1, 4<<20)
+	want(4<<20, 4<<20)
+	e.reach(segment.Position{Timeline: 1, LSN: 4<<20 + 10})
+	fork := segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 4<<20 + 8}}}
+	e.confirm(fork, 2, 5<<20)
+	want(5<<20, 5<<20)
+	e.reach(segment.Position{Timeline: 2, LSN: 5<<20 + 1})
+	want(5<<20+1, 5<<20)
 }
 
 // pinned is an archive of a cluster with 1 MiB segments. Only its listing is

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -40,6 +41,7 @@ type chaosRound struct {
 	clients  *clients
 	tally    *tally
 	began    time.Time
+	ack      string
 	events   []string
 
 	archiveMu   sync.Mutex
@@ -81,8 +83,10 @@ func envNumber(t *testing.T, name string, otherwise uint64) uint64 {
 }
 
 // TestChaos runs rounds of faults at random. CHAOS_ROUNDS says how many,
-// CHAOS_SEED with which seed the first one begins, and CHAOS_MUTANT which
-// mistake is built in; with one the first round that loses something is the last.
+// CHAOS_SEED with which seed the first one begins, CHAOS_MUTANT which mistake is
+// built in; with one the first round that loses something is the last. With
+// CHAOS_ACK=archive commits wait for the archive, and at the end of a round
+// primary and spool are destroyed at one moment.
 func TestChaos(t *testing.T) {
 	rounds, seed, mutant := envNumber(t, "CHAOS_ROUNDS", 3), envNumber(t, "CHAOS_SEED", uint64(time.Now().UnixMilli())), os.Getenv("CHAOS_MUTANT")
 	overlay, err := chaos.WrongClock(filepath.Join(repository, ".bin/clock")) // always there, so that builds are cached
@@ -169,7 +173,8 @@ func newChaosRound(t *testing.T, bin string, seed uint64, proxy *toxiproxy) *cha
 		r.second.set(map[string]any{"enabled": false}) // until there is a standby
 		r.dbname = fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres", r.wire.port, r.second.port)
 	}
-	r.env = []string{fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock"), "WALSTREAM_SPOOL_MAX_SIZE=12MiB"}
+	r.ack = cmp.Or(os.Getenv("CHAOS_ACK"), "spool")
+	r.env = []string{"WALSTREAM_ACK=" + r.ack, fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock"), "WALSTREAM_SPOOL_MAX_SIZE=12MiB"}
 	return r
 }
 
@@ -274,7 +279,7 @@ func (r *chaosRound) run() {
 	r.begin()
 	for range 3 + r.rnd.IntN(4) {
 		r.rows(int64(50 + r.rnd.IntN(200)))
-		weather, f := pick(r.rnd, weathers()), pick(r.rnd, faults())
+		weather, f := pick(r.rnd, weathers(r.ack)), pick(r.rnd, faults(r.ack))
 		r.count(weather.name, f.name)
 		r.event("%s; weather: %s", f.name, weather.name)
 		weather.do(r)

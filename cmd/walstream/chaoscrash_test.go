@@ -18,7 +18,7 @@ func (r *chaosRound) crashPoint() {
 	var points []crashpoint.Name
 	for _, name := range crashpoint.Names() {
 		switch step, _, _ := strings.Cut(string(name), "-"); step {
-		case "spool", "ack", "seal", "upload", "store", "slot":
+		case "spool", "ack", "seal", "upload", "tail", "store", "slot":
 			points = append(points, name)
 		}
 	}

@@ -16,7 +16,13 @@ import (
 )
 
 // endings are how the receiver is when the primary's disk is destroyed.
-func endings() []fault {
+func endings(ack string) []fault {
+	if ack == "archive" {
+		return []fault{
+			{"end: primary and spool at one moment", 1, (*chaosRound).allButTheArchive},
+			{"end: primary and spool, receiver hangs", 1, func(r *chaosRound) { r.service.signal(syscall.SIGSTOP); r.allButTheArchive() }},
+		}
+	}
 	return []fault{
 		{"end: receiver runs", 2, func(r *chaosRound) { r.destroyPrimary() }},
 		{"end: receiver killed", 2, func(r *chaosRound) { r.service.stop(syscall.SIGKILL); r.destroyPrimary() }},
@@ -30,7 +36,7 @@ func endings() []fault {
 // acknowledged; then the archive has to be without a hole.
 func (r *chaosRound) finish() {
 	r.t.Helper()
-	weather, end := pick(r.rnd, weathers()), pick(r.rnd, endings())
+	weather, end := pick(r.rnd, weathers(r.ack)), pick(r.rnd, endings(r.ack))
 	r.count(weather.name, end.name)
 	r.event("%s; weather: %s", end.name, weather.name)
 	weather.do(r)
@@ -89,6 +95,16 @@ func (r *chaosRound) archiveAlone() {
 	r.destroyPrimary()
 	r.clear()
 	r.drain()
+	if err := os.RemoveAll(r.spool); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// allButTheArchive destroys primary and receiver, without any warning.
+func (r *chaosRound) allButTheArchive() {
+	r.t.Helper()
+	r.service.stop(syscall.SIGKILL)
+	r.destroyPrimary()
 	if err := os.RemoveAll(r.spool); err != nil {
 		r.t.Fatal(err)
 	}

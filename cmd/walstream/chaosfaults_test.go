@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,8 +28,8 @@ type fault struct {
 }
 
 // faults are what can happen between two times of good health.
-func faults() []fault {
-	return []fault{
+func faults(ack string) []fault {
+	list := []fault{
 		{"kill -9 of walstream", 2, func(r *chaosRound) { r.service.signal(syscall.SIGKILL) }},
 		{"SIGSTOP of walstream", 2, (*chaosRound).pauseReceiver},
 		{"crash point", 4, (*chaosRound).crashPoint},
@@ -46,11 +48,27 @@ func faults() []fault {
 		{"half-open connection", 2, (*chaosRound).halfOpen},
 		{"promotion", 4, (*chaosRound).promote},
 	}
+	if ack == "spool" {
+		return list
+	}
+	// What needs commits while the archive is away cannot happen then.
+	list = slices.DeleteFunc(list, func(f fault) bool {
+		return f.name == "spool deleted behind the archive" || f.name == "spool at its limit"
+	})
+	for _, w := range weathers("spool") {
+		if strings.HasPrefix(w.name, "archive") {
+			list = append(list, fault{w.name, w.weight, func(r *chaosRound) {
+				w.do(r)
+				time.Sleep(r.between(200*time.Millisecond, 4*time.Second))
+			}})
+		}
+	}
+	return list
 }
 
 // weathers are what can be wrong meanwhile, and during the end of a round.
-func weathers() []fault {
-	return []fault{
+func weathers(ack string) []fault {
+	list := []fault{
 		{"", 4, func(*chaosRound) {}},
 		{"archive unwritable", 2, (*chaosRound).archiveReadOnly},
 		{"archive unreadable", 2, (*chaosRound).archiveDenied},
@@ -62,6 +80,10 @@ func weathers() []fault {
 		}},
 		{"spool slow", 3, (*chaosRound).spoolSlow},
 	}
+	if ack == "archive" { // with which no commit gets on
+		list = slices.DeleteFunc(list, func(f fault) bool { return strings.HasPrefix(f.name, "archive") })
+	}
+	return list
 }
 
 // pick chooses by weight.

@@ -103,7 +103,7 @@ func (c *crashes) backups() {
 func (c *crashes) streaming() {
 	c.t.Helper()
 	kills := []func(){}
-	for _, name := range points("spool-", "ack-", "seal-", "upload-", "store-", "slot-") {
+	for _, name := range points("spool-", "ack-", "seal-", "upload-", "tail-", "store-", "state-", "slot-") {
 		n := 1 + rand.IntN(3)
 		switch name {
 		case crashpoint.SpoolPinned, crashpoint.SlotReserved, crashpoint.UploadHistoryPut:

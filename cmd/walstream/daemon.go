@@ -27,6 +27,7 @@ import (
 type daemon struct {
 	conf     *config.Loaded
 	location string // of the archive
+	name     string // application_name
 	log      zerolog.Logger
 	until    wal.LSN // of --once-until, zero is for ever
 	recv     *receiver.Receiver
@@ -46,14 +47,15 @@ type daemon struct {
 	backup    *backupView   // the newest in arch
 	gaps      []gapView
 
-	newGap chan struct{} // wakes closeGaps
-	hole   wal.LSN       // in the archive, that the log has told of; confirmed's alone
+	newGap  chan struct{} // wakes closeGaps
+	tailNow chan struct{} // with ack: archive, says that something waits for the archive
+	hole    wal.LSN       // in the archive, that the log has told of; confirmed's alone
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
 	return &daemon{
 		conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(),
-		opened: make(chan struct{}), newGap: make(chan struct{}, 1),
+		opened: make(chan struct{}), newGap: make(chan struct{}, 1), tailNow: make(chan struct{}, 1),
 	}
 }
 
@@ -87,7 +89,7 @@ func (d *daemon) openSpool(id segment.Identity) error {
 func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receiver.SlotState) (receiver.Sink, error) {
 	if spool := d.spoolOpen(); spool != nil {
 		err := d.identity.Match("spool "+d.conf.SpoolDir, id)
-		return spool, hint.With(err, "give each cluster a spool and an archive of its own: --spool %s", hint.Quote(fmt.Sprintf("%s-%d", d.conf.SpoolDir, id.SystemIdentifier)))
+		return d.sink(spool), hint.With(err, "give each cluster a spool and an archive of its own: --spool %s", hint.Quote(fmt.Sprintf("%s-%d", d.conf.SpoolDir, id.SystemIdentifier)))
 	}
 	arch, err := d.pinArchive(ctx, id, slot)
 	if err != nil {
@@ -99,7 +101,31 @@ func (d *daemon) openSink(ctx context.Context, id segment.Identity, slot receive
 	if err := d.openSpool(id); err != nil {
 		return nil, err
 	}
-	return d.spoolOpen(), nil
+	return d.sink(d.spoolOpen()), nil
+}
+
+// sink is where received WAL goes.
+func (d *daemon) sink(spool *segment.Spool) receiver.Sink {
+	if d.conf.Ack == "archive" {
+		return archivedSink{spool, d.tailNow}
+	}
+	return spool
+}
+
+// archivedSink is a spool that tells when WAL in it is durable.
+type archivedSink struct {
+	*segment.Spool
+	synced chan<- struct{}
+}
+
+// Sync implements [receiver.Sink].
+func (s archivedSink) Sync() (wal.LSN, error) {
+	end, err := s.Spool.Sync()
+	select {
+	case s.synced <- struct{}{}:
+	default: // it has been told already
+	}
+	return end, err
 }
 
 // pinArchive opens the archive, or makes it. A slot that was moved says that
@@ -175,7 +201,11 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	if err := d.lookBack(ctx, arch); err != nil {
 		return err
 	}
-	up, err := d.uploader(arch, d.spool, func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) })
+	tail := archive.TailConfig{Interval: d.conf.TailInterval, OnStored: d.tailStored}
+	if d.conf.Ack == "archive" {
+		tail.Now, tail.Window = d.tailNow, d.conf.AckWindow
+	}
+	up, err := d.uploader(arch, d.spool, tail, func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) })
 	if err != nil {
 		return err
 	}
@@ -183,20 +213,27 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	g.Go(func() error { return up.Run(ctx) })
 	g.Go(func() error { return d.watchBackups(ctx, arch) })
 	g.Go(func() error { return d.closeGaps(ctx, arch) })
+	g.Go(func() error { return d.beat(ctx, arch) })
 	return g.Wait()
 }
 
 // uploader makes the uploader that status tells of.
-func (d *daemon) uploader(arch *archive.Archive, from archive.Source, confirmed func(wal.Timeline, wal.LSN)) (*archive.Uploader, error) {
+func (d *daemon) uploader(arch *archive.Archive, from archive.Source, tail archive.TailConfig, confirmed func(wal.Timeline, wal.LSN)) (*archive.Uploader, error) {
 	level, err := archive.ParseLevel(d.conf.CompressionLevel)
 	if err != nil {
 		return nil, err
 	}
-	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, Log: d.log})
+	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, Tail: tail, Log: d.log})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.arch, d.up = arch, up
 	return up, nil
+}
+
+// tailStored is told how far the archive holds WAL, tails included.
+func (d *daemon) tailStored(end segment.Position) {
+	d.archived.reach(end)
+	d.recv.Confirm(end)
 }
 
 // watchBackups looks each minute for the newest backup. It reads backups only
@@ -297,12 +334,13 @@ func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
 // ended at end. One that holds no segment, although all is stored, begins with
 // that in which end lies.
 func (d *daemon) lookAround(ctx context.Context, h segment.History, end wal.LSN, stored bool) error {
-	size, from := d.identity.SegmentSize, d.archived.lsn()
+	size := d.identity.SegmentSize
+	from, _ := d.archived.lsn()
 	if from == 0 && stored {
 		from = size.Floor(end)
 	}
 	at, err := d.archiveCovers(ctx, h, segment.Position{Timeline: h.SegmentAt(from, size).Timeline, LSN: from})
-	d.archived.reaches(at)
+	d.archived.reach(segment.Position{Timeline: h.Timeline, LSN: at})
 	return err
 }
 

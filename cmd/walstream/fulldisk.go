@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
@@ -63,7 +64,7 @@ func (d *daemon) drainFull(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		up, err := d.uploader(arch, spool, nil)
+		up, err := d.uploader(arch, spool, archive.TailConfig{}, nil)
 		if err != nil {
 			return err
 		}

@@ -186,10 +186,13 @@ func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
 	}
 }
 
+// backUp takes a backup, unless another receiver is at it.
 func (d *daemon) backUp(ctx context.Context, arch *archive.Archive) error {
-	_, err := backup.Take(ctx, backup.Config{
-		Server: server(d.conf, "backup"), Archive: arch, Label: "gap", Checkpoint: backup.Fast,
-		Level: zstdLevel(d.conf.CompressionLevel), Log: d.log,
+	return arch.WithLease(ctx, d.name, func(ctx context.Context) error {
+		_, err := backup.Take(ctx, backup.Config{
+			Server: server(d.conf, "backup"), Archive: arch, Label: "gap", Checkpoint: backup.Fast,
+			Level: zstdLevel(d.conf.CompressionLevel), Log: d.log,
+		})
+		return err
 	})
-	return err
 }

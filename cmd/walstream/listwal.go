@@ -65,6 +65,7 @@ func (a *app) listWAL(ctx context.Context, source recovery.Source) error {
 func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli wal.Timeline) ([]walRun, error) {
 	size := arch.Identity().SegmentSize
 	var whole, tail *walRun // the current ones
+	var next uint64         // number of the segment that comes next, if there is no hole
 	for p, err := range arch.Pieces(ctx, tli, 0) {
 		if err != nil {
 			return nil, err
@@ -72,6 +73,9 @@ func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli w
 		if tail != nil && (p.ID.No != tail.last || !p.Tail) {
 			if p.ID.No != tail.last {
 				runs = append(runs, *tail)
+				if tail.last == next && size.Offset(tail.To) == 0 { // all of it, in pieces
+					next++
+				}
 			}
 			tail = nil
 		}
@@ -88,9 +92,15 @@ func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli w
 			whole.StoredBytes += run.StoredBytes
 		default:
 			if whole != nil {
-				runs = append(runs, *whole, missingRun(tli, whole.last+1, p.ID.No-1, size))
+				runs = append(runs, *whole)
+			}
+			if next != 0 && next < p.ID.No {
+				runs = append(runs, missingRun(tli, next, p.ID.No-1, size))
 			}
 			whole = &run
+		}
+		if !p.Tail {
+			next = p.ID.No + 1
 		}
 	}
 	for _, rest := range []*walRun{whole, tail} {

@@ -80,8 +80,9 @@ func lsnMetrics() []metric {
 	return []metric{
 		position("server", "How far the primary has flushed its WAL, as it said last.", func(v *statusView) wal.LSN { return v.ServerLSN }),
 		position("received", "Up to where WAL was received.", func(v *statusView) wal.LSN { return v.Received }),
-		position("flushed", "Up to where WAL is durable here and acknowledged.", func(v *statusView) wal.LSN { return v.Flushed }),
-		position("archived", "Up to where the archive holds WAL without a hole.", func(v *statusView) wal.LSN { return v.ArchivedLSN }),
+		position("flushed", "Up to where WAL is durable here; with ack: spool it is acknowledged up to there.", func(v *statusView) wal.LSN { return v.Flushed }),
+		position("archived", "Up to where the archive holds complete segments without a hole.", func(v *statusView) wal.LSN { return v.ArchivedLSN }),
+		position("tail_archived", "Up to where the archive holds WAL without a hole, the beginnings of unfinished segments included (tail_interval).", func(v *statusView) wal.LSN { return v.TailLSN }),
 	}
 }
 

@@ -38,7 +38,7 @@ func metricNames() []string {
 		walstream_received_bytes_total walstream_received_lsn_bytes walstream_reconnects_total
 		walstream_segments_archived_total walstream_server_lsn_bytes walstream_slot_holding
 		walstream_slot_retained_bytes walstream_spool_bytes walstream_spool_limit_bytes walstream_spool_segments
-		walstream_streaming walstream_synchronous walstream_timeline`)
+		walstream_streaming walstream_synchronous walstream_tail_archived_lsn_bytes walstream_timeline`)
 }
 
 // gathered are the samples of a view by name.
@@ -72,7 +72,7 @@ func TestMetricValues(t *testing.T) {
 	v := &statusView{
 		Status: receiver.Status{State: receiver.Streaming, Timeline: 3, ServerLSN: 0x5000, Received: 0x4000, Flushed: 0x3000,
 			ReceivedBytes: 77, Reconnects: 2},
-		SyncState: "quorum", LagSeconds: &half, LagBytes: &no, ArchivedLSN: 0x2000,
+		SyncState: "quorum", LagSeconds: &half, LagBytes: &no, ArchivedLSN: 0x2000, TailLSN: 0x2800,
 		Slot:    &receiver.HoldStatus{SlotState: receiver.SlotState{Name: "s", Exists: true, RestartLSN: 0x1000}, Looked: began},
 		Archive: archiveView{LastSuccess: began, LastFailure: began.Add(1500 * time.Millisecond), Segments: 4, Failures: 5},
 		Spool:   spoolView{open: true, Bytes: 1 << 20, Limit: 1 << 30, Waiting: 6},
@@ -88,7 +88,7 @@ func TestMetricValues(t *testing.T) {
 		"walstream_received_bytes_total": 77, "walstream_received_lsn_bytes": 0x4000, "walstream_reconnects_total": 2,
 		"walstream_segments_archived_total": 4, "walstream_server_lsn_bytes": 0x5000, "walstream_slot_holding": 1,
 		"walstream_slot_retained_bytes": 0x4000, "walstream_spool_bytes": 1 << 20, "walstream_spool_limit_bytes": 1 << 30, "walstream_spool_segments": 6,
-		"walstream_streaming": 1, "walstream_synchronous": 1, "walstream_timeline": 3,
+		"walstream_streaming": 1, "walstream_synchronous": 1, "walstream_tail_archived_lsn_bytes": 0x2800, "walstream_timeline": 3,
 	}
 	got := gathered(t, v)
 	if diff := cmp.Diff(want, got); diff != "" {

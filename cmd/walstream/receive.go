@@ -61,11 +61,14 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 	}
 	conf := receiver.Config{
 		Options: pg.Options{Conninfo: c.DBName, ApplicationName: c.ApplicationName},
-		Slot:    c.Slot, HoldMax: int64(c.HoldMax), StreamSlot: c.SlotMode == "stream", CreateSlot: createSlot, Held: d.held,
+		Slot:    c.Slot, HoldMax: int64(c.HoldMax), StreamSlot: c.SlotMode == "stream", CreateSlot: createSlot, Held: d.held, Confirmed: c.Ack == "archive",
 		OpenSink: d.openSink, ArchiveResume: d.archiveResume, Newer: d.newer, Covered: d.archiveCovers, Log: d.log,
 	}
 	if c.OnGap == "backup" {
 		conf.OnGap = d.onGap
+	}
+	if d.name, err = conf.Options.Name(); err != nil {
+		return err
 	}
 	d.recv, err = receiver.New(conf)
 	if err != nil {
@@ -132,7 +135,11 @@ func (d *daemon) run(ctx context.Context) (err error) {
 func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for max(d.recv.Status().Flushed, d.archived.lsn()) < d.until || d.uploading() == nil {
+	for {
+		archived, _ := d.archived.lsn()
+		if max(d.recv.Status().Flushed, archived) >= d.until && d.uploading() != nil {
+			break
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -144,7 +151,7 @@ func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
 
 // missed says why --once-until ended too early.
 func (d *daemon) missed(ctx context.Context) error {
-	if have := d.archived.lsn(); have < d.until {
+	if have, _ := d.archived.lsn(); have < d.until {
 		err := fmt.Errorf("only WAL up to %s is archived, not up to %s", have, d.until)
 		return errors.Join(err, context.Cause(ctx))
 	}
@@ -164,9 +171,10 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		d.awaitEmpty(ctx, spool, up)
 		cancel()
 	}
-	if open, ok := spool.OpenSegment(); ok && up != nil {
+	if up != nil {
 		ctx, cancel := limit()
 		defer cancel()
+		open, _ := spool.OpenSegment()
 		if err := up.StoreTail(ctx, open); err != nil {
 			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
 		}
@@ -183,6 +191,7 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 			d.log.Warn().Err(err).Msg("how far the archive reaches is not known")
 		}
 	}
+	archived, _ := d.archived.lsn()
 	d.log.Info().Int("waiting_segments", spool.Usage().Waiting).Stringer("flushed", held.LSN).
-		Stringer("archived", d.archived.lsn()).Msg("stopped; what waits in the spool is archived at the next start")
+		Stringer("archived", archived).Msg("stopped; what waits in the spool is archived at the next start")
 }

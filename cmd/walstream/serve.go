@@ -29,9 +29,10 @@ const socketName = "status.sock"
 func (d *daemon) status() *statusView {
 	hold := d.recv.HoldSlot().Status()
 	v := &statusView{
-		Running: true, Status: d.recv.Status(), ArchivedLSN: d.archived.lsn(), Slot: &hold,
+		Running: true, Status: d.recv.Status(), Slot: &hold, Ack: d.conf.Ack,
 		Archive: archiveView{Location: d.location, Unsafe: d.conf.S3.UnsafeUnconditional}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
 	}
+	v.TailLSN, v.ArchivedLSN = d.archived.lsn()
 	d.mu.Lock()
 	spool, up, away := d.spool, d.up, d.archAway
 	v.Backup, v.Gaps, v.Spool.Failure = d.backup, d.gaps, d.spoolFull
@@ -110,7 +111,11 @@ func (v *statusView) unready() (lacks []string) {
 		add("not streaming%s", failureText(v.Failure))
 	}
 	if v.Archive.Failure != nil {
-		add("archiving fails%s", failureText(v.Archive.Failure))
+		waits := ""
+		if v.Ack == "archive" {
+			waits = ", and commits wait for the archive"
+		}
+		add("archiving fails%s%s", waits, failureText(v.Archive.Failure))
 	}
 	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
 		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])
@@ -222,7 +227,8 @@ func (d *daemon) notify(ctx, user context.Context) {
 				ready = true
 				text = sd.SdNotifyReady + "\n"
 			}
-			text += fmt.Sprintf("STATUS=%s, flushed %s, archived %s", st.State, st.Flushed, d.archived.lsn())
+			archived, _ := d.archived.lsn()
+			text += fmt.Sprintf("STATUS=%s, flushed %s, archived %s", st.State, st.Flushed, archived)
 		}
 		if _, err := sd.SdNotify(false, text); err != nil {
 			d.log.Debug().Err(err).Msg("sd_notify")

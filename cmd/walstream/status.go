@@ -38,8 +38,13 @@ type statusView struct {
 	LagSeconds *float64 `json:"lag_seconds,omitempty"`
 	// FlushP99 is what 99 of 100 fdatasyncs took at most, in the last minute
 	// or two.
-	FlushP99    *float64             `json:"flush_p99_seconds,omitempty"`
+	FlushP99 *float64 `json:"flush_p99_seconds,omitempty"`
+	// Ack is what a commit waits for: spool or archive.
+	Ack string `json:"ack,omitempty"`
+	// ArchivedLSN is up to where the archive holds WAL without a hole: while a
+	// receiver runs in complete segments, TailLSN with its tail.
 	ArchivedLSN wal.LSN              `json:"archived_lsn"`
+	TailLSN     wal.LSN              `json:"tail_archived_lsn,omitempty"`
 	Slot        *receiver.HoldStatus `json:"slot,omitempty"`
 	Archive     archiveView          `json:"archive"`
 	Spool       spoolView            `json:"spool"`
@@ -224,10 +229,16 @@ func newestHistory(view *segment.SpoolView) (segment.History, error) {
 	return history, nil
 }
 
-// archivedUpTo is the end of the archived WAL on the way of history h, the
-// beginning of an incomplete segment included.
+// archivedUpTo is the end of the archived WAL on the way of history h, tails
+// included.
 func archivedUpTo(ctx context.Context, arch *archive.Archive, h segment.History) (wal.LSN, error) {
 	pos, ok, err := archiveEnd(ctx, arch, h, 0)
+	if !ok && err == nil { // there may be the beginning of the first segment
+		for p, perr := range arch.Pieces(ctx, h.Timeline, 0) {
+			pos, ok, err = segment.Position{Timeline: p.ID.Timeline, LSN: p.ID.Start(arch.Identity().SegmentSize)}, true, perr
+			break
+		}
+	}
 	if err != nil || !ok {
 		return 0, err
 	}

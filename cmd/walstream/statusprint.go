@@ -25,7 +25,7 @@ func (v *statusView) print(w io.Writer, now time.Time) error {
 	table.Row("state", v.stateText(now))
 	table.Row("received", lsnText(v.Received), v.receivedText(now))
 	table.Row("flushed", lsnText(v.Flushed), v.flushedText(now))
-	table.Row("archived", lsnText(v.ArchivedLSN), v.archiveText(now))
+	table.Row("archived", lsnText(max(v.ArchivedLSN, v.TailLSN)), v.archiveText(now))
 	if v.Archive.Unsafe {
 		table.Row("unsafe", v.Archive.Location, "s3.unsafe_no_conditional_put: nothing keeps a second receiver from overwriting WAL there (P3 is off)")
 	}
@@ -140,8 +140,14 @@ func secondsText(s float64) string { return term.Duration(time.Duration(s * floa
 // in the segment that is being filled.
 func (v *statusView) archiveText(now time.Time) string {
 	left := "nothing yet"
-	if v.ArchivedLSN != 0 {
-		left = term.Size(lsnDistance(v.ArchivedLSN, v.Flushed)) + " in the spool only"
+	if end := max(v.ArchivedLSN, v.TailLSN); end != 0 {
+		left = term.Size(lsnDistance(end, v.Flushed)) + " in the spool only"
+	}
+	if v.Ack == "archive" {
+		left = join("commits wait for it", left)
+	}
+	if v.TailLSN > v.ArchivedLSN {
+		left = join(left, "complete segments to "+v.ArchivedLSN.String())
 	}
 	if v.Spool.Waiting > 0 {
 		left = join(left, term.Count(v.Spool.Waiting, "segment")+" waiting")

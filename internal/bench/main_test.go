@@ -37,9 +37,10 @@ func TestMain(m *testing.M) {
 // receive is what `walstream receive` does without an archive: WAL is streamed
 // and made durable in a spool, and stays there, as pg_receivewal's does. It
 // ends when all before end is durable, or by a signal, and prints the most
-// memory that it had.
+// memory that it had. With end "far" it acknowledges what is in an archive that
+// is far away.
 func receive(conninfo, dir, slot, end string) error {
-	until, err := wal.ParseLSN(end)
+	until, err := wal.ParseLSN(strings.Replace(end, "far", "0/0", 1))
 	if err != nil {
 		return err
 	}
@@ -56,18 +57,22 @@ func receive(conninfo, dir, slot, end string) error {
 	}
 	log := zerolog.New(os.Stderr).Level(zerolog.WarnLevel)
 	var spool *segment.Spool
-	recv, err := receiver.New(receiver.Config{
+	var recv *receiver.Receiver
+	conf := receiver.Config{
 		Options: pg.Options{Conninfo: conninfo, ApplicationName: "bench"}, Slot: slot, Log: log,
 		OpenSink: func(_ context.Context, id segment.Identity, _ receiver.SlotState) (receiver.Sink, error) {
 			spool, err = segment.OpenSpool(segment.SpoolConfig{Dir: dir + "/spool", Identity: id, Log: log})
 			return spool, err
 		},
-	})
-	if err != nil {
-		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT)
 	defer stop()
+	if end == "far" {
+		archiving(ctx, &conf, &recv, dir, log)
+	}
+	if recv, err = receiver.New(conf); err != nil {
+		return err
+	}
 	if until > 0 {
 		go func() {
 			defer stop()

@@ -34,6 +34,9 @@ type Config struct {
 	SlotMode         string          // hold or stream
 	HoldMax          Size            // 0 is no limit
 	ApplicationName  string          // empty: conninfo, PGAPPNAME, walstream
+	Ack              string          // spool or archive
+	AckWindow        int             // at least 1
+	TailInterval     time.Duration   // 0 is off
 	OnGap            string          // backup or stop
 	HTTPListen       string          // host:port; empty: no HTTP server
 	CompressionLevel string          // fastest, default, better or best
@@ -80,7 +83,10 @@ func (k Key) Env() string {
 func CompressionLevels() []string { return []string{"fastest", "default", "better", "best"} }
 
 // Keys lists all settings in the order of the example file.
-func Keys() []Key {
+func Keys() []Key { return append(sourceKeys(), courseKeys()...) }
+
+// sourceKeys are from where WAL comes and where it is kept.
+func sourceKeys() []Key {
 	return []Key{
 		{Path: "dbname", Flag: "dbname", Short: "d", secrets: true,
 			Help: "how to reach the primary, and its standbys: libpq connection string or URL",
@@ -135,6 +141,21 @@ func Keys() []Key {
 		{Path: "application_name",
 			Help: "name for synchronous_standby_names; empty: that of the connection string, PGAPPNAME, or walstream",
 			set:  func(c *Config, s string) error { return setName(&c.ApplicationName, s) }},
+	}
+}
+
+// courseKeys are how that is done.
+func courseKeys() []Key {
+	return []Key{
+		{Path: "ack", Default: "spool",
+			Help: "what a commit waits for. spool: WAL is durable here; archive: in the archive",
+			set:  func(c *Config, s string) error { return setChoice(&c.Ack, s, []string{"spool", "archive"}) }},
+		{Path: "ack_window", Default: "4",
+			Help: "with ack: archive, how many objects are on their way to the archive at the same time",
+			set:  func(c *Config, s string) error { return setCount(&c.AckWindow, s) }},
+		{Path: "tail_interval", Default: "1s",
+			Help: "how often new WAL of unfinished segments is archived; 0: not before they are finished, or receive is stopped",
+			set:  func(c *Config, s string) error { return setDuration(&c.TailInterval, s) }},
 		{Path: "on_gap", Default: "backup",
 			Help: "when the server has removed WAL that nobody has, backup: go on and take a base backup; stop: end",
 			set:  func(c *Config, s string) error { return setChoice(&c.OnGap, s, []string{"backup", "stop"}) }},
@@ -263,6 +284,15 @@ func setChoice(dst *string, s string, choices []string) error {
 		return fmt.Errorf("%q is none of %s", s, strings.TrimSuffix(strings.Join(choices, ", "), ", "))
 	}
 	*dst = s
+	return nil
+}
+
+func setCount(dst *int, s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 64 {
+		return fmt.Errorf("%q is no number from 1 to 64", s)
+	}
+	*dst = n
 	return nil
 }
 

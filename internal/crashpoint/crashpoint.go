@@ -38,10 +38,16 @@ const (
 	UploadRemoved    Name = "upload-removed"     // the spool's file is gone
 	UploadReleased   Name = "upload-released"    // the spool was told
 
+	TailPut     Name = "tail-put"     // a piece of the tail is in the archive
+	TailStored  Name = "tail-stored"  // all before it is too, and who waits for it was told
+	TailDropped Name = "tail-dropped" // one that is needless is not there any more
+
 	StoreWritten   Name = "store-written"   // an object's bytes are durable, without its name
 	StoreLinked    Name = "store-linked"    // it has its name
 	StoreSynced    Name = "store-synced"    // and will keep it
 	StoreConfirmed Name = "store-confirmed" // an object of another process was made durable
+
+	StateSwapped Name = "state-swapped" // a mutable object has new contents
 
 	SlotReserved Name = "slot-reserved" // the server keeps WAL from now on
 	SlotAdvanced Name = "slot-advanced" // it keeps less
@@ -75,7 +81,9 @@ func Names() []Name {
 		SealSynced, SealNamed, SealDirSynced,
 		TimelineHistorySaved, TimelineRemainderMade,
 		UploadHistoryPut, UploadRead, UploadPut, UploadConfirmed, UploadRemoved, UploadReleased,
+		TailPut, TailStored, TailDropped,
 		StoreWritten, StoreLinked, StoreSynced, StoreConfirmed,
+		StateSwapped,
 		SlotReserved, SlotAdvanced,
 		BackupReserved, BackupPartPut, BackupManifestPut, BackupWALArchived, BackupCommitted,
 		RestoreSideMade, RestoreSpoolCopied, RestoreDirsMade, RestorePartLaid, RestoreLaid, RestoreConfigured,
