@@ -11,7 +11,7 @@ build:
 
 # Every test, with the race detector, against a real PostgreSQL. On Debian and
 # Ubuntu it installs what is missing.
-test: .bin/versitygw
+test: .bin/versitygw .bin/toxiproxy
 	@internal/setup/debian.sh test
 	@# They wait for servers more than they compute, so more run beside each
 	@# other than there are cores.

@@ -31,8 +31,9 @@ func refuse(w http.ResponseWriter, status int, code, message string) {
 // Whatever the store answers, it is neither absence nor success, and the error
 // names the object, the cause and a remedy.
 func TestS3Refusals(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
-	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
+	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 1})
 	var status int
 	var code string
 	f.Set(func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
@@ -91,6 +92,7 @@ func TestS3Refusals(t *testing.T) {
 // A bucket that is not there is trouble for Stat too, whose answers say no
 // more than 404.
 func TestS3NoBucket(t *testing.T) {
+	t.Parallel()
 	server := startS3(t)
 	s := openS3(t, "s3://absent/c", archive.S3Config{Endpoint: server.URL})
 	_, err := s.Stat(t.Context(), "x")
@@ -104,6 +106,7 @@ func TestS3NoBucket(t *testing.T) {
 
 // What passes is waited for: one answer of each kind, then the store is well.
 func TestS3Retries(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
 	for i, answer := range []func(http.ResponseWriter){
@@ -156,6 +159,7 @@ func noise(n int) []byte {
 // one's own object, which is success; anybody else's is ErrExists. The same for
 // an upload in parts, whose last request is repeated.
 func TestS3LostAnswer(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 4})
 	long := noise(20 << 20)
@@ -191,6 +195,7 @@ func (d discard) WriteHeader(int)             {}
 
 // An upload in parts that fails leaves no object, and no parts that cost money.
 func TestS3BrokenUpload(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
 	broken := errors.New("source broke")
@@ -231,6 +236,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A body that breaks off is read on from there, from the same object.
 func TestS3ReadsOn(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2})
 	body := noise(3<<20 + 5)
@@ -286,6 +292,7 @@ func (b *breaking) Write(p []byte) (int, error) {
 
 // A store that takes the request and then says nothing any more is given up.
 func TestS3Silence(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL, Attempts: 2, Silence: 100 * time.Millisecond})
 	over := make(chan struct{})

@@ -68,7 +68,7 @@ func (s *S3) condition() *string {
 }
 
 // putObject puts size bytes of body in one request. edit may change it.
-func (s *S3) putObject(ctx context.Context, name, id string, body io.ReaderAt, size int64, edit func(*s3.PutObjectInput)) error {
+func (s *S3) putObject(ctx context.Context, name, id string, body io.ReaderAt, size int64, edit func(*s3.PutObjectInput), options ...func(*s3.Options)) error {
 	in := &s3.PutObjectInput{
 		Bucket: &s.bucket, Key: s.key(name), Body: io.NewSectionReader(body, 0, size), IfNoneMatch: s.condition(),
 		Metadata: map[string]string{putID: id}, StorageClass: types.StorageClass(s.cfg.StorageClass),
@@ -86,7 +86,7 @@ func (s *S3) putObject(ctx context.Context, name, id string, body io.ReaderAt, s
 		in.ChecksumCRC32C = aws.String(base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum.Sum32())))
 	}
 	edit(in)
-	_, err := s.client.PutObject(ctx, in)
+	_, err := s.client.PutObject(ctx, in, options...)
 	return err
 }
 

@@ -24,6 +24,7 @@ import (
 // Each setting reaches the store, for short objects and for those in parts, and
 // "required" sends nothing that an older store does not know.
 func TestS3Headers(t *testing.T) {
+	t.Parallel()
 	f := startS3(t).Front(t)
 	var mu sync.Mutex
 	var seen []string
@@ -76,6 +77,7 @@ func TestS3Headers(t *testing.T) {
 // listing lags or whose objects stay. With the setting for it, the first serves
 // one receiver.
 func TestProbe(t *testing.T) {
+	t.Parallel()
 	server := startS3(t)
 	f := server.Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
@@ -137,6 +139,7 @@ func TestProbe(t *testing.T) {
 
 // The store is trusted by the authority that is named, and by no other.
 func TestS3CertificateAuthority(t *testing.T) {
+	t.Parallel()
 	server := startS3(t)
 	plain := server.Front(t)
 	secure := httptest.NewTLSServer(plain.Config.Handler)

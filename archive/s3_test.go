@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 
@@ -16,8 +17,8 @@ const bucket = "walstream"
 // startS3 starts a server and gives the credentials for it to this process.
 func startS3(t *testing.T) *testkit.S3 {
 	t.Helper()
-	t.Setenv("AWS_ACCESS_KEY_ID", testkit.S3Access)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", testkit.S3Secret)
+	os.Setenv("AWS_ACCESS_KEY_ID", testkit.S3Access) // the same for all tests
+	os.Setenv("AWS_SECRET_ACCESS_KEY", testkit.S3Secret)
 	return testkit.StartS3(t, bucket)
 }
 
@@ -32,6 +33,7 @@ func openS3(t *testing.T, location string, cfg archive.S3Config) *archive.S3 {
 }
 
 func TestS3Store(t *testing.T) {
+	t.Parallel()
 	server := startS3(t)
 	var n atomic.Int32
 	for _, checksum := range []string{"auto", "required"} {

@@ -97,7 +97,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := startToxiproxy(t)
+	proxy := testkit.StartToxiproxy(t)
 	total := &tally{faults: map[string]int{}}
 	for i := range rounds {
 		var r *chaosRound
@@ -141,7 +141,7 @@ func TestChaosCatchesMutants(t *testing.T) {
 	}
 }
 
-func newChaosRound(t *testing.T, bin string, seed uint64, proxy *toxiproxy) *chaosRound {
+func newChaosRound(t *testing.T, bin string, seed uint64, proxy *testkit.Toxiproxy) *chaosRound {
 	t.Helper()
 	r := &chaosRound{seed: seed, rnd: rand.New(rand.NewPCG(seed, 0)), began: time.Now(),
 		tally: &tally{rounds: 1, faults: map[string]int{}}, archiveMode: 0o750}
@@ -166,12 +166,12 @@ func newChaosRound(t *testing.T, bin string, seed uint64, proxy *toxiproxy) *cha
 		"max_wal_size = 12MB", "min_wal_size = 2MB", "checkpoint_timeout = 30s", "wal_sender_timeout = 10s",
 		"wal_retrieve_retry_interval = 200ms", "log_checkpoints = off",
 	}})
-	r.wire = proxy.wire(t, fmt.Sprint("seed-", seed), r.primary)
-	r.dbname = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", r.wire.port)
+	r.wire = newWire(t, proxy, fmt.Sprint("seed-", seed), r.primary)
+	r.dbname = fmt.Sprintf("host=127.0.0.1 port=%d user=postgres", r.wire.Port)
 	if r.rnd.IntN(2) == 0 {
-		r.second = proxy.wire(t, fmt.Sprint("second-", seed), r.primary)
-		r.second.set(map[string]any{"enabled": false}) // until there is a standby
-		r.dbname = fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres", r.wire.port, r.second.port)
+		r.second = newWire(t, proxy, fmt.Sprint("second-", seed), r.primary)
+		r.second.Set(map[string]any{"enabled": false}) // until there is a standby
+		r.dbname = fmt.Sprintf("host=127.0.0.1,127.0.0.1 port=%d,%d user=postgres", r.wire.Port, r.second.Port)
 	}
 	r.ack = cmp.Or(os.Getenv("CHAOS_ACK"), "spool")
 	r.env = []string{"WALSTREAM_ACK=" + r.ack, fsx.ChaosEnv + "=" + r.journals, chaos.ClockEnv + "=" + filepath.Join(r.journals, "clock"), "WALSTREAM_SPOOL_MAX_SIZE=12MiB"}
@@ -249,7 +249,7 @@ func (r *chaosRound) begin() {
 	r.standby.Configure(fmt.Sprintf("restore_command = 'WALSTREAM_ARCHIVE=%s WALSTREAM_SPOOL=%s %s wal-get --on-error fatal %%f %%p || { [ $? -eq 1 ] && exit 1; exit 200; }'", r.archive, r.spool, r.bin))
 	r.standby.Start()
 	if r.second != nil {
-		r.second.set(map[string]any{"upstream": address(r.standby), "enabled": true})
+		r.second.Set(map[string]any{"upstream": address(r.standby), "enabled": true})
 	}
 	r.clients = startClients(r.t, r.dir, r.primary, 4)
 }

@@ -43,7 +43,7 @@ func (r *chaosRound) finish() {
 	r.rows(int64(20 + r.rnd.IntN(200)))
 	end.do(r)
 	r.clients.stop()
-	r.wire.set(map[string]any{"enabled": false})
+	r.wire.Set(map[string]any{"enabled": false})
 	if r.standby != nil {
 		r.standby.Stop(syscall.SIGQUIT) // nobody promotes it any more
 	}

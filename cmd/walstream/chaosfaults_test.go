@@ -293,16 +293,16 @@ func (r *chaosRound) restart(sig syscall.Signal) {
 }
 
 func (r *chaosRound) cut() {
-	r.wire.set(map[string]any{"enabled": false})
+	r.wire.Set(map[string]any{"enabled": false})
 	time.Sleep(r.between(50*time.Millisecond, 3*time.Second))
-	r.wire.set(map[string]any{"enabled": true})
+	r.wire.Set(map[string]any{"enabled": true})
 }
 
 func (r *chaosRound) delay() {
 	ms := 20 + r.rnd.IntN(200)
 	var mend []func()
 	for _, stream := range []string{"upstream", "downstream"} {
-		mend = append(mend, r.wire.toxic("latency", stream, map[string]any{"latency": ms, "jitter": ms / 2}))
+		mend = append(mend, r.wire.Toxic("latency", stream, map[string]any{"latency": ms, "jitter": ms / 2}))
 	}
 	time.Sleep(r.between(time.Second, 3*time.Second))
 	for _, f := range mend {
@@ -316,7 +316,7 @@ func (r *chaosRound) halfOpen() {
 	streams := [][]string{{"upstream"}, {"downstream"}, {"upstream", "downstream"}}[r.rnd.IntN(3)]
 	var mend []func()
 	for _, stream := range streams {
-		mend = append(mend, r.wire.toxic("timeout", stream, map[string]any{"timeout": 0}))
+		mend = append(mend, r.wire.Toxic("timeout", stream, map[string]any{"timeout": 0}))
 	}
 	r.event("half-open: %v", streams)
 	time.Sleep(r.between(time.Second, 6*time.Second))

@@ -3,13 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,102 +21,18 @@ import (
 	"github.com/walstream/walstream/internal/testkit"
 )
 
-// toxiproxy is a running proxy server.
-type toxiproxy struct {
-	t   *testing.T
-	api string
-}
-
-func startToxiproxy(t *testing.T) *toxiproxy {
-	t.Helper()
-	bin := filepath.Join(repository, ".bin/toxiproxy")
-	if !exists(bin) {
-		t.Fatal(".bin/toxiproxy is not there: make chaos builds it")
-	}
-	program := filepath.Join(testkit.Dir(t), "toxiproxy") // where everyone can read it
-	body, err := os.ReadFile(bin)
-	if err == nil {
-		err = os.WriteFile(program, body, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := fmt.Sprint(testkit.FreePort(t))
-	cmd := testkit.Command(t, program, "-host", "127.0.0.1", "-port", port)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	p := &toxiproxy{t, "http://127.0.0.1:" + port}
-	testkit.Wait(t, "toxiproxy", func() (bool, string) {
-		resp, err := http.Get(p.api + "/version")
-		if err != nil {
-			return false, err.Error()
-		}
-		resp.Body.Close()
-		return true, ""
-	})
-	return p
-}
-
 // wire is what the receiver reaches the primary through.
-type wire struct {
-	*toxiproxy
-	name   string
-	port   int
-	toxics int
-}
+type wire struct{ *testkit.Wire }
 
-func (p *toxiproxy) wire(t *testing.T, name string, to *testkit.Cluster) *wire {
+func newWire(t *testing.T, proxy *testkit.Toxiproxy, name string, to *testkit.Cluster) *wire {
 	t.Helper()
-	w := &wire{toxiproxy: &toxiproxy{t, p.api}, name: name, port: testkit.FreePort(t)}
-	w.call("POST", "/proxies", map[string]any{"name": name, "listen": fmt.Sprintf("127.0.0.1:%d", w.port), "upstream": address(to), "enabled": true})
-	t.Cleanup(func() { w.call("DELETE", "/proxies/"+name, nil) })
-	return w
+	return &wire{proxy.Wire(t, name, address(to))}
 }
 
 func address(c *testkit.Cluster) string { return fmt.Sprintf("127.0.0.1:%d", c.Port) }
 
-func (w *wire) call(method, path string, body any) {
-	w.t.Helper()
-	text, err := json.Marshal(body)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	req, err := http.NewRequest(method, w.api+path, bytes.NewReader(text))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode >= 300 {
-		w.t.Fatalf("toxiproxy %s %s %s: %s: %s", method, path, text, resp.Status, answer)
-	}
-}
-
-func (w *wire) set(settings map[string]any) {
-	w.t.Helper()
-	w.call("POST", "/proxies/"+w.name, settings)
-}
-
 // point leads to another server from now on; connections are closed.
-func (w *wire) point(to *testkit.Cluster) {
-	w.t.Helper()
-	w.set(map[string]any{"upstream": address(to)})
-}
-
-// toxic spoils one direction, "upstream" is to the server, and returns what
-// mends it.
-func (w *wire) toxic(kind, stream string, attributes map[string]any) (mend func()) {
-	w.t.Helper()
-	w.toxics++
-	name := fmt.Sprintf("%s-%d", kind, w.toxics)
-	w.call("POST", "/proxies/"+w.name+"/toxics", map[string]any{"name": name, "type": kind, "stream": stream, "attributes": attributes})
-	return func() { w.t.Helper(); w.call("DELETE", "/proxies/"+w.name+"/toxics/"+name, nil) }
-}
+func (w *wire) point(to *testkit.Cluster) { w.Set(map[string]any{"upstream": address(to)}) }
 
 // clients commit numbered rows. Each writes the number of a row to a file of
 // its own, and fsyncs it, when the server has acknowledged the commit.
