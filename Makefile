@@ -50,8 +50,8 @@ backlog: .bin/versitygw
 
 # The receiver beside pg_receivewal on the same primary, see docs/benchmarks.md;
 # BENCH=short only shows that all of it works.
-bench:
-	@internal/setup/debian.sh test
+bench: .bin/versitygw
+	@internal/setup/debian.sh bench
 	BENCH=$(BENCH) CGO_ENABLED=0 $(GO) test -count=1 -timeout 120m -tags bench -v ./internal/bench
 
 # Every trouble during replay, without a target and with one.

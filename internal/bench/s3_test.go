@@ -37,35 +37,41 @@ func TestCatchUpIntoS3(t *testing.T) {
 	s.primary.Psql(t, "SELECT pg_switch_wal()")
 	end := s.lsn("pg_current_wal_flush_lsn()")
 	store := s.startS3()
-	ours, theirs := s.intoS3(store, end), s.pgbackrest(store)
+	theirs := s.pgbackrest(store)
 
 	fmt.Printf("\n### Catching up with %s of WAL of pgbench, into S3\n\n%s; median of %d alternating pairs.\n\n",
 		end-start, s.conditions(), s.plan.catchUpPairs)
 	fmt.Println("| | MiB/s | CPU s/GiB | stored | MiB/s | CPU | stored |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
-	s.bring(ours, store, end-start) // warm
-	var a, b []stored
-	for i := range s.plan.catchUpPairs {
-		if i%2 == 0 {
-			a = append(a, s.bring(ours, store, end-start))
+	s.bring(s.intoS3(store, end, "fastest"), store, end-start) // warm
+	for _, level := range []string{"fastest", "default"} {
+		ours := s.intoS3(store, end, level)
+		var a, b []stored
+		for i := range s.plan.catchUpPairs {
+			if i%2 == 0 {
+				a = append(a, s.bring(ours, store, end-start))
+			}
+			b = append(b, s.bring(theirs, store, end-start))
+			if i%2 == 1 {
+				a = append(a, s.bring(ours, store, end-start))
+			}
 		}
-		b = append(b, s.bring(theirs, store, end-start))
-		if i%2 == 1 {
-			a = append(a, s.bring(ours, store, end-start))
-		}
+		reportStored(theirs.name, b, b)
+		reportStored(ours.name, a, b)
 	}
-	for _, row := range []struct {
-		contender
-		runs []stored
-	}{{theirs, b}, {ours, a}} {
-		var rate, cpu, size, rates, cpus, sizes []float64
-		for i, r := range row.runs {
-			rate, cpu, size = append(rate, r.rate), append(cpu, r.cpu), append(size, r.size)
-			rates, cpus, sizes = append(rates, r.rate/b[i].rate), append(cpus, r.cpu/b[i].cpu), append(sizes, r.size/b[i].size)
+}
+
+func reportStored(name string, a, b []stored) {
+	column := func(runs []stored, value func(stored) float64) (all []float64) {
+		for _, r := range runs {
+			all = append(all, value(r))
 		}
-		fmt.Printf("| %s | %.0f | %.2f | %.1f %% | %.2f× | %.2f× | %.2f× |\n", row.name,
-			median(rate), median(cpu), 100*median(size), median(rates), median(cpus), median(sizes))
+		return all
 	}
+	rate, cpu, size := func(r stored) float64 { return r.rate }, func(r stored) float64 { return r.cpu }, func(r stored) float64 { return r.size }
+	fmt.Printf("| %s | %.0f | %.2f | %.1f %% | %.2f× | %.2f× | %.2f× |\n", name,
+		median(column(a, rate)), median(column(a, cpu)), 100*median(column(a, size)),
+		ratio(column(a, rate), column(b, rate)), ratio(column(a, cpu), column(b, cpu)), ratio(column(a, size), column(b, size)))
 }
 
 // pgbenchWAL makes WAL as applications do: half of it loads tables, the rest
@@ -141,11 +147,11 @@ func (s *stand) certificate(cert, key string) {
 }
 
 // intoS3 is the product, from its start until all before end is archived.
-func (s *stand) intoS3(store s3, end wal.LSN) contender {
-	return contender{"walstream receive", func(dir, slot string) *exec.Cmd {
+func (s *stand) intoS3(store s3, end wal.LSN, level string) contender {
+	return contender{"walstream receive, " + level, func(dir, slot string) *exec.Cmd {
 		cmd := testkit.Command(s.t, s.product, "receive", "-q", "--slot", slot, "-d", s.primary.Conninfo()+" application_name=bench",
 			"--spool", filepath.Join(dir, "spool"), "--archive", "s3://"+bucket+"/ours", "--once-until", end.String())
-		cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+testkit.S3Access, "AWS_SECRET_ACCESS_KEY="+testkit.S3Secret,
+		cmd.Env = append(cmd.Env, "WALSTREAM_COMPRESSION_LEVEL="+level, "AWS_ACCESS_KEY_ID="+testkit.S3Access, "AWS_SECRET_ACCESS_KEY="+testkit.S3Secret,
 			"WALSTREAM_S3_ENDPOINT=https://"+store.address, "WALSTREAM_S3_PATH_STYLE=true", "WALSTREAM_S3_CA_FILE="+store.ca)
 		return cmd
 	}}

@@ -3,6 +3,7 @@
 #   debian.sh postgresql    PostgreSQL's server and client programs
 #   debian.sh test          that, and what the tests use besides
 #   debian.sh matrix        that, and what fetches the other majors (majors.sh)
+#   debian.sh bench         as test, and what walstream is compared with
 # It makes no database cluster. Where it may not install, it prints the
 # command to run and ends with status 1.
 set -eu
@@ -15,7 +16,7 @@ have_postgresql() {
 packages=
 have_postgresql || packages="postgresql"
 case ${1:-} in
-test | matrix)
+test | matrix | bench)
 	for program in zstd age; do
 		command -v $program >/dev/null 2>&1 || packages="$packages $program"
 	done
@@ -25,6 +26,9 @@ test | matrix)
 esac
 if [ "${1:-}" = matrix ]; then
 	command -v npm >/dev/null 2>&1 || packages="$packages npm"
+fi
+if [ "${1:-}" = bench ]; then
+	command -v pgbackrest >/dev/null 2>&1 || packages="$packages pgbackrest"
 fi
 [ -n "$packages" ] || exit 0
 
