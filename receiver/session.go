@@ -127,13 +127,13 @@ func (r *Receiver) failedOver(srv *pg.Server) bool {
 // anything is acknowledged to a new primary that is to keep what is not
 // archived. Trouble with a slot that is not streamed through ends nothing; the
 // hold slot tells of it and tries again.
-func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) (err error) {
-	slot, st := Slot{Options: srv.Options, Name: r.cfg.Slot}, SlotState{}
+func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) error {
+	slot := Slot{Options: srv.Options, Name: r.cfg.Slot}
+	look := func(ctx context.Context) (SlotState, error) { return slot.read(ctx, srv.Conn) }
 	if r.cfg.StreamSlot {
-		st, err = slot.Show(ctx)
-	} else {
-		st, err = slot.read(ctx, srv.Conn)
+		look = slot.Show // which sees more
 	}
+	st, err := look(ctx)
 	if err == nil && !st.Holds() {
 		r.cfg.Log.Error().Str("slot", slot.Name).Bool("exists", st.Exists).Str("wal_status", st.WALStatus).
 			Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
