@@ -70,7 +70,8 @@ matrix:
 # Faults at random, in rounds of about 25 s: kills, power losses, lost disks,
 # cut networks, failovers. Each round ends with the primary's disk destroyed,
 # and no acknowledged commit may be missing in what is restored. 200 rounds are
-# the long form. A round of seed N once more: CHAOS_SEED=N CHAOS_ROUNDS=1.
+# the long form. A round of seed N once more: CHAOS_SEED=N CHAOS_ROUNDS=1. With
+# CHAOS_ACK=archive commits wait for the archive, and the spool is destroyed too.
 CHAOS_ROUNDS ?= 3
 chaos: .bin/toxiproxy
 	@internal/setup/debian.sh test

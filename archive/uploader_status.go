@@ -54,6 +54,9 @@ func permanent(err error) bool {
 func (u *Uploader) retry(ctx context.Context, op func() error) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.MaxInterval = 30 * time.Second
+	if u.cfg.Tail.Now != nil {
+		wait.MaxInterval = 2 * time.Second // commits wait
+	}
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := op()
 		if err != nil && permanent(err) {

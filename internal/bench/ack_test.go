@@ -26,7 +26,7 @@ const storeTrip = 30 * time.Millisecond
 // TestAckArchive: each commit waits until a store confirms it that takes its
 // time. Commits of many clients go together.
 func TestAckArchive(t *testing.T) {
-	s := newStand(t)
+	s := newStand(t, "max_connections = 100")
 	s.primary.Psql(t, "CREATE TABLE bench (client int, n int)")
 	s.primary.Configure("synchronous_standby_names = '*'")
 	ours := contender{"walstream, ack: archive", func(dir, slot string) *exec.Cmd {
