@@ -20,14 +20,6 @@ import (
 	"github.com/walstream/walstream/internal/testkit"
 )
 
-// refuse answers as S3 does.
-func refuse(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("Content-Type", "application/xml")
-	w.Header().Set("X-Amz-Request-Id", "REQ1")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>%s</Message></Error>`, code, message)
-}
-
 // Whatever the store answers, it is neither absence nor success, and the error
 // names the object, the cause and a remedy.
 func TestS3Refusals(t *testing.T) {
@@ -42,7 +34,7 @@ func TestS3Refusals(t *testing.T) {
 			w.WriteHeader(status) // without a body, as S3 does
 			return
 		}
-		refuse(w, status, code, "why")
+		testkit.Refuse(w, status, code, "why")
 	})
 	for _, tc := range []struct {
 		status     int
@@ -110,10 +102,10 @@ func TestS3Retries(t *testing.T) {
 	f := startS3(t).Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
 	for i, answer := range []func(http.ResponseWriter){
-		func(w http.ResponseWriter) { refuse(w, 503, "SlowDown", "") },
-		func(w http.ResponseWriter) { refuse(w, 500, "InternalError", "") },
-		func(w http.ResponseWriter) { refuse(w, 409, "ConditionalRequestConflict", "") },
-		func(w http.ResponseWriter) { refuse(w, 409, "OperationAborted", "") },
+		func(w http.ResponseWriter) { testkit.Refuse(w, 503, "SlowDown", "") },
+		func(w http.ResponseWriter) { testkit.Refuse(w, 500, "InternalError", "") },
+		func(w http.ResponseWriter) { testkit.Refuse(w, 409, "ConditionalRequestConflict", "") },
+		func(w http.ResponseWriter) { testkit.Refuse(w, 409, "OperationAborted", "") },
 		testkit.Cut,
 	} {
 		var seen atomic.Int64

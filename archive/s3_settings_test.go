@@ -19,6 +19,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit"
 )
 
 // Each setting reaches the store, for short objects and for those in parts, and
@@ -112,7 +113,7 @@ func TestProbe(t *testing.T) {
 		}},
 		{"knows no condition", "NotImplemented", "s3.unsafe_no_conditional_put", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			if r.Header.Get("If-None-Match") != "" {
-				refuse(w, 501, "NotImplemented", "If-None-Match")
+				testkit.Refuse(w, 501, "NotImplemented", "If-None-Match")
 				return
 			}
 			next.ServeHTTP(w, r)

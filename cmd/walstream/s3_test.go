@@ -120,6 +120,36 @@ func TestS3Backlog(t *testing.T) {
 	}
 }
 
+// In steady state a segment is one request, but for what happens each minute.
+func TestS3Requests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	front := w.inS3()
+	w.env = append(w.env, "WALSTREAM_TAIL_INTERVAL=0s")
+	r := w.receive("--create-slot")
+	w.archived()
+	var all, puts atomic.Int64
+	front.Set(func(rw http.ResponseWriter, req *http.Request, server http.Handler) {
+		all.Add(1)
+		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/wal/") {
+			puts.Add(1)
+		}
+		server.ServeHTTP(rw, req)
+	})
+	w.primary.Psql(t, "CREATE TABLE filler (v text)")
+	const segments = 60
+	for range segments {
+		w.primary.Psql(t, "INSERT INTO filler SELECT md5(i::text) FROM generate_series(1, 5000) i")
+		w.primary.Psql(t, "SELECT pg_switch_wal()")
+	}
+	testkit.Wait(t, "the segments to be put", func() (bool, string) { return puts.Load() >= segments, r.output() })
+	t.Logf("%d requests, %d of them put WAL", all.Load(), puts.Load())
+	if all.Load()*10 > puts.Load()*11 {
+		t.Errorf("%d requests for %d segments: more than 1.1 each", all.Load(), puts.Load())
+	}
+	r.stop()
+}
+
 // heard notes the code of an answer.
 type heard struct {
 	http.ResponseWriter

@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,9 +17,10 @@ type Answer func(w http.ResponseWriter, r *http.Request, server http.Handler)
 // S3Front stands before an S3 server: it counts requests, and a test may give
 // answers that the server would not.
 type S3Front struct {
-	*httptest.Server
-	Requests atomic.Int64
-	answer   atomic.Pointer[Answer]
+	*httptest.Server        // of the front
+	Dir              string // of the server
+	Requests         atomic.Int64
+	answer           atomic.Pointer[Answer]
 }
 
 // Front starts a front, which stops with the test.
@@ -30,7 +32,7 @@ func (s *S3) Front(t testing.TB) *S3Front {
 	}
 	// The host stays as the client signed it.
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host }}
-	f := &S3Front{}
+	f := &S3Front{Dir: s.Dir}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.Requests.Add(1)
 		if answer := f.answer.Load(); answer != nil {
@@ -50,6 +52,14 @@ func (f *S3Front) Set(answer Answer) {
 		return
 	}
 	f.answer.Store(&answer)
+}
+
+// Refuse answers as S3 does.
+func Refuse(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/xml")
+	w.Header().Set("X-Amz-Request-Id", "REQ1")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>%s</Message></Error>`, code, message)
 }
 
 // Cut drops a connection without an answer.
