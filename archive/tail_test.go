@@ -38,7 +38,11 @@ func newTrickle(t *testing.T, cfg archive.TailConfig) *trickle {
 	if cfg.Window > 0 {
 		cfg.Now = r.now
 	}
-	cfg.OnStored = func(end segment.Position) { r.stored = append(r.stored, end) }
+	cfg.OnStored = func(end segment.Position) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.stored = append(r.stored, end)
+	}
 	u.up = archive.NewUploader(archive.UploaderConfig{Archive: u.a, Source: u.spool, Tail: cfg})
 	u.store.onPut = func(name string) error {
 		time.Sleep(30 * time.Millisecond)
@@ -78,6 +82,16 @@ func (r *trickle) write(n int) {
 	}
 }
 
+// told is the end that was told last.
+func (r *trickle) told() wal.LSN {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.stored) == 0 {
+		return 0
+	}
+	return r.stored[len(r.stored)-1].LSN
+}
+
 // inArchive checks that the archive alone has everything before end.
 func (r *trickle) inArchive(end wal.LSN) {
 	r.t.Helper()
@@ -105,8 +119,8 @@ func TestTrickle(t *testing.T) {
 			time.Sleep(1200 * time.Millisecond)
 			synctest.Wait()
 			r.inArchive(before)
-			if last := r.stored[len(r.stored)-1]; last.LSN < before {
-				t.Fatalf("told of %s, want %s", last.LSN, before)
+			if last := r.told(); last < before {
+				t.Fatalf("told of %s, want %s", last, before)
 			}
 		}
 		r.mu.Lock()
@@ -171,14 +185,12 @@ func TestTailWindow(t *testing.T) {
 		for range 400 {
 			r.write(9000)
 			time.Sleep(5 * time.Millisecond)
-			for _, end := range r.stored[max(0, len(r.stored)-1):] {
-				r.inArchive(end.LSN)
-			}
+			r.inArchive(r.told())
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if last := r.stored[len(r.stored)-1]; last.LSN != r.g.End() {
-			t.Errorf("told of %s at last, want %s", last.LSN, r.g.End())
+		if last := r.told(); last != r.g.End() {
+			t.Errorf("told of %s at last, want %s", last, r.g.End())
 		}
 		if r.most > 64 {
 			t.Errorf("%d tail objects at one time", r.most)
@@ -213,8 +225,8 @@ func TestTailBehindABacklog(t *testing.T) {
 		}
 		up.Store(true)
 		<-ran
-		if last := r.stored[len(r.stored)-1]; last.LSN != r.g.End() {
-			t.Errorf("told of %s at last, want %s", last.LSN, r.g.End())
+		if last := r.told(); last != r.g.End() {
+			t.Errorf("told of %s at last, want %s", last, r.g.End())
 		}
 	})
 }
