@@ -19,7 +19,9 @@ func TestBadStore(t *testing.T) {
 	list := func(env string) string { return strings.TrimSpace("env " + env + " walstream list") }
 	answers := func(status int, code, message string) func(*world) {
 		return func(*world) {
-			front.Set(func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) { testkit.Refuse(rw, status, code, message) })
+			front.Set(func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) {
+				testkit.Refuse(rw, status, code, message)
+			})
 		}
 	}
 	well := func(*world) { front.Set(nil) }
