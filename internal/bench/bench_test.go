@@ -34,7 +34,7 @@ func newPlan() plan {
 	if os.Getenv("BENCH") == "medium" { // for a busy machine, to see a trend
 		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second}
 	}
-	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 5 * time.Second}
+	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 2 * time.Second}
 }
 
 // contender is one receiver of WAL: how to start it, streaming into dir.
