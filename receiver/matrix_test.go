@@ -51,7 +51,7 @@ func holdOn(t *testing.T, major int) {
 	// These have no command to ask for a slot.
 	rig := rigConfig(strings.ReplaceAll(c.Conninfo(), "user=postgres", "user=walstream"))
 	err := newRig(t, spoolDir(t), rig, nil).ended()
-	if err == nil || !strings.Contains(err.Error(), "slot walstream") || !strings.Contains(strings.Join(hint.Of(err), " "), "pg_hba.conf: local postgres walstream") {
+	if err == nil || !strings.Contains(err.Error(), "slot walstream") || !strings.Contains(strings.Join(hint.Of(err), " "), "pg_reload_conf(): local postgres walstream") {
 		t.Errorf("without SQL: %v, hints %q", err, hint.Of(err))
 	}
 }
