@@ -127,14 +127,17 @@ type putBuffer struct {
 	}
 }
 
-// fill reads r up to maxSinglePut bytes, and says whether that is all.
+// fill reads r up to maxSinglePut bytes, and says whether that is all. Only a
+// plain io.EOF is an end: io.ReadFull would hide whether r itself broke off with
+// io.ErrUnexpectedEOF.
 func (b *putBuffer) fill(r io.Reader) (whole bool, err error) {
 	for b.size < maxSinglePut {
-		chunk := b.pool.Get().(*[putChunk]byte)
-		b.chunks = append(b.chunks, chunk)
-		n, err := io.ReadFull(r, chunk[:])
+		if b.size == int64(len(b.chunks))*putChunk {
+			b.chunks = append(b.chunks, b.pool.Get().(*[putChunk]byte))
+		}
+		n, err := r.Read(b.chunks[len(b.chunks)-1][b.size%putChunk:])
 		b.size += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF { //nolint:errorlint // ReadFull's own
+		if err == io.EOF {
 			return true, nil
 		}
 		if err != nil {
