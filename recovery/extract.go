@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
@@ -104,9 +105,18 @@ type extractor struct {
 	*restore
 	place *place
 	files *checklist
+	laid  []string // files that are to be made durable
 }
 
+// early is from which size on the kernel is to begin writing a file at once.
+const early = 1 << 20
+
 func (x *extractor) part(ctx context.Context, part backup.Part) error {
+	dir, err := x.place.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // only for Syncfs
 	body, err := x.cfg.Source.Archive.Store().Get(ctx, part.Name, 0, -1)
 	if err != nil {
 		return err
@@ -128,7 +138,7 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 	case plain != part.PlainBytes:
 		return &archive.CorruptError{Object: part.Name, What: "plain size", Have: fmt.Sprint(plain), Want: fmt.Sprint(part.PlainBytes)}
 	}
-	return nil
+	return x.sync(dir)
 }
 
 // unpack lays down what a part holds and returns the size of its tar stream.
@@ -225,10 +235,25 @@ func (x *extractor) file(name string, mode fs.FileMode, body io.Reader) error {
 	if err == nil {
 		err = errors.Join(f.Chmod(mode), x.owner.give(f))
 	}
-	if err == nil {
-		err = f.Sync()
+	if want.Size >= early {
+		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // what comes of it, sync tells
 	}
+	x.laid = append(x.laid, name)
 	return errors.Join(err, f.Close())
+}
+
+// sync makes the files of the part durable. The kernel writes all of them at
+// once; what went wrong with one of them, its own fsync tells. So does dir,
+// which was open before the first of them was written, of its file system.
+func (x *extractor) sync(dir *os.File) error {
+	err := unix.Syncfs(int(dir.Fd()))
+	for _, name := range x.laid {
+		if err != nil {
+			return err
+		}
+		err = syncIn(x.place.root, name)
+	}
+	return err
 }
 
 // fillFile writes body to f and compares it with the manifest.

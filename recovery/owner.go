@@ -112,7 +112,8 @@ func writeNew(root *os.Root, name string, body []byte, owner *Owner) error {
 	return errors.Join(err, owner.give(f), f.Sync(), f.Close())
 }
 
-func syncDir(root *os.Root, name string) error {
+// syncIn makes a file durable, or the names in a directory.
+func syncIn(root *os.Root, name string) error {
 	d, err := root.Open(name)
 	if err != nil {
 		return err

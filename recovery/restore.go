@@ -268,7 +268,7 @@ func (r *restore) finish(context.Context) error {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RestoreControlNamed)
-	if err := syncDir(r.data(), "global"); err != nil {
+	if err := syncIn(r.data(), "global"); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RestoreControlSynced)

@@ -57,7 +57,7 @@ func (r *restore) writeSide(files map[string][]byte) error {
 			return err
 		}
 	}
-	return syncDir(root, ".")
+	return syncIn(root, ".")
 }
 
 // copySpool copies the WAL that only the spool holds, and its histories. It is

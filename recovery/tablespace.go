@@ -118,7 +118,7 @@ func (r *restore) syncDirs(context.Context) error {
 			if err != nil || !e.IsDir() {
 				return err
 			}
-			return syncDir(pl.root, name)
+			return syncIn(pl.root, name)
 		})
 		if err != nil {
 			return err
