@@ -25,16 +25,17 @@ type plan struct {
 	walMiB                                 int
 	clients                                []int
 	round                                  time.Duration // of pgbench
+	clusterMiB                             int           // to be restored
 }
 
 func newPlan() plan {
 	if os.Getenv("BENCH") == "short" {
-		return plan{1, 1, 1, 96, []int{8}, time.Second}
+		return plan{1, 1, 1, 96, []int{8}, time.Second, 128}
 	}
 	if os.Getenv("BENCH") == "medium" { // for a busy machine, to see a trend
-		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second}
+		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second, 1024}
 	}
-	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 2 * time.Second}
+	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 2 * time.Second, 3072}
 }
 
 // contender is one receiver of WAL: how to start it, streaming into dir.
