@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -82,13 +83,18 @@ func (r *reading) describe(p Piece, data io.ReaderAt) (*Header, error) {
 	return h, nil
 }
 
-// follow sets the running maximum.
+// maxTablespaces bounds what a header tells of those before it.
+const maxTablespaces = 64
+
+// follow sets what a header tells of the way before it.
 func (h *Header) follow(before *Header) {
 	h.RunningMax, h.RunningMaxSince = h.MaxTime, h.StartLSN
 	if before == nil {
 		return
 	}
 	h.RunningMaxSince = before.RunningMaxSince
+	all := slices.Concat(before.EarlierTablespaces, before.Tablespaces)
+	h.EarlierTablespaces = all[max(0, len(all)-maxTablespaces):]
 	if before.RunningMax.After(h.RunningMax) {
 		h.RunningMax = before.RunningMax
 	}

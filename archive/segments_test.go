@@ -88,6 +88,43 @@ func TestRunningMaximum(t *testing.T) {
 	}
 }
 
+// TestEarlierTablespaces: each header tells which tablespaces came before its
+// segment, the newest ones when there were many.
+func TestEarlierTablespaces(t *testing.T) {
+	a, g := newArchive(t), newWAL(1, 1, 2)
+	var made []wal.Tablespace
+	create := func(n int) {
+		for range n {
+			at := wal.Tablespace{LSN: g.End(), OID: uint32(20000 + len(made)), Path: fmt.Sprintf("/srv/%d", len(made))}
+			g.Tablespace(at.OID, at.Path)
+			made = append(made, at)
+		}
+	}
+	create(2)
+	g.FillSegments(1)
+	g.Commit(g.Now) // no tablespace begins where a long page header does
+	create(70)
+	g.FillSegments(3)
+	var before *archive.Header
+	for i, want := range [][]wal.Tablespace{nil, made[:2], made[72-64:]} {
+		p, data := segmentOf(g, i)
+		before = putPiece(t, a, p, data, before)
+		at := func(list []wal.Tablespace) (oids []uint32) {
+			for _, s := range list {
+				oids = append(oids, s.OID)
+			}
+			return oids
+		}
+		if diff := cmp.Diff(at(want), at(before.EarlierTablespaces)); diff != "" {
+			t.Errorf("segment %d (-want +got):\n%s", i, diff)
+		}
+	}
+	p, _ := segmentOf(g, 1)
+	if h, err := a.Header(t.Context(), p); err != nil || len(h.Tablespaces) != 70 || h.Tablespaces[69].Path != "/srv/71" {
+		t.Errorf("the second header: %+v, %v", h, err)
+	}
+}
+
 func TestSwitchedSegment(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 2)
 	g.Commit(g.Now)

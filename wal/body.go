@@ -12,6 +12,10 @@ import "encoding/binary"
 // before its main data: a CheckPoint of 88 bytes or a restore point of 72.
 const keptXLOG = 128
 
+// keptTablespace covers a CREATE TABLESPACE: its path has up to MAXPGPATH
+// (1024) bytes.
+const keptTablespace = 1024 + 64
+
 // minFinish is the shortest body of a commit or abort: the head of the main
 // data and the time.
 const minFinish = 2 + 8
@@ -56,9 +60,12 @@ func (r *Record) isFinish() bool {
 	return false
 }
 
-// mainLen is how much main data the methods of an XLOG record decode, zero
+// mainLen is how much main data the methods of other records decode at least, zero
 // for records that none of them does.
 func (r *Record) mainLen() int {
+	if r.isCreateTablespace() {
+		return 4 + 1
+	}
 	op, ok := r.xlogOp()
 	if !ok {
 		return 0
@@ -86,7 +93,11 @@ func (r *Record) wants() (offset int64, n int) {
 		l := parseXact(r).layout
 		return l.elided + int64(len(r.kept)), l.short
 	}
-	return int64(len(r.kept)), max(0, keptXLOG-len(r.kept))
+	most := keptXLOG
+	if r.isCreateTablespace() {
+		most = keptTablespace
+	}
+	return int64(len(r.kept)), max(0, most-len(r.kept))
 }
 
 // keep takes the piece p of the body, which lies at the given offset in it.

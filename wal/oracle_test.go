@@ -3,6 +3,7 @@ package wal_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -77,7 +78,7 @@ func TestAgainstWaldump(t *testing.T) {
 	c.Psql(t, "CREATE TABLE last_of_one (i int)")
 	c.Stop(syscall.SIGINT)
 	one := load(t, c, 1)
-	for _, kind := range []string{"CHECKPOINT_ONLINE", "CHECKPOINT_SHUTDOWN", "SWITCH", "BACKUP_END", "PARAMETER_CHANGE"} {
+	for _, kind := range []string{"CHECKPOINT_ONLINE", "CHECKPOINT_SHUTDOWN", "SWITCH", "BACKUP_END", "PARAMETER_CHANGE", "CREATE "} {
 		one.mustHave(t, kind)
 	}
 	if !one.voids(torn) {
@@ -308,6 +309,13 @@ func expectSummary(s *stretch, seg int, validEnd wal.LSN) wal.Summary {
 		sum.Switch = w.Detail == "SWITCH"
 		if w.Point != "" {
 			sum.RestorePoints = append(sum.RestorePoints, wal.RestorePoint{LSN: w.LSN, Name: w.Point})
+		}
+		if w.Rmgr == "Tablespace" && w.Detail != "" {
+			made := wal.Tablespace{LSN: w.LSN}
+			if _, err := fmt.Sscanf(w.Detail, "CREATE %d %q", &made.OID, &made.Path); err != nil {
+				panic(err) // the pattern admits nothing else
+			}
+			sum.Tablespaces = append(sum.Tablespaces, made)
 		}
 		if w.Finish != "" {
 			words := strings.SplitN(w.Finish, " ", 3)

@@ -15,6 +15,7 @@ const maxRecord = 1<<30 - 1
 const (
 	rmgrXLOG       = 0
 	rmgrXact       = 1
+	rmgrTablespace = 5
 	rmgrLastKnown  = 21
 	rmgrFirstOwned = 128 // of extensions, from PostgreSQL 15 on
 )
@@ -30,6 +31,9 @@ const (
 	opEndOfRecovery       = 0x90
 	opOverwriteContrecord = 0xD0
 )
+
+// opCreateTablespace is an operation of rmgrTablespace (commands/tablespace.h).
+const opCreateTablespace = 0x00
 
 // Record is one WAL record. It and all it refers to are valid during the
 // callback only. Of its body only the kinds that the methods below decode are
@@ -74,6 +78,20 @@ func (r *Record) RestorePoint() (p RestorePoint, ok bool) {
 	main := r.main()
 	name, _, _ := bytes.Cut(main[8:72], []byte{0})
 	return RestorePoint{LSN: r.LSN, End: r.End, Time: timestamp(main), Name: string(name)}, true
+}
+
+// Tablespace is what CREATE TABLESPACE wrote; ok is false for any other record.
+func (r *Record) Tablespace() (t Tablespace, ok bool) {
+	if !r.isCreateTablespace() {
+		return Tablespace{}, false
+	}
+	main := r.main()
+	path, _, _ := bytes.Cut(main[4:], []byte{0})
+	return Tablespace{LSN: r.LSN, OID: binary.LittleEndian.Uint32(main), Path: string(path)}, true
+}
+
+func (r *Record) isCreateTablespace() bool {
+	return r.RmgrID == rmgrTablespace && r.Info&0xF0 == opCreateTablespace
 }
 
 // Checkpoint is what a recovery that starts at a checkpoint record needs.

@@ -57,6 +57,9 @@ func (z *Summarizer) onRecord(r *Record) error {
 	if p, ok := r.RestorePoint(); ok {
 		s.RestorePoints = append(s.RestorePoints, p)
 	}
+	if t, ok := r.Tablespace(); ok {
+		s.Tablespaces = append(s.Tablespaces, t)
+	}
 	if z.user != nil {
 		return z.user(r)
 	}

@@ -23,6 +23,14 @@ type RestorePoint struct {
 	Name string    `json:"name"`
 }
 
+// Tablespace is a record of CREATE TABLESPACE. Whoever replays it makes a
+// directory at the same path, which may be that of a living server.
+type Tablespace struct {
+	LSN  LSN    `json:"lsn"`
+	OID  uint32 `json:"oid"`
+	Path string `json:"path"` // empty for one inside the data directory
+}
+
 // Summary is what a stretch of WAL says of itself. A record belongs to the
 // stretch in which it ends.
 type Summary struct {
@@ -53,6 +61,7 @@ type Summary struct {
 	MaxXID uint32 `json:"max_xid,omitempty"`
 
 	RestorePoints []RestorePoint `json:"restore_points,omitempty"`
+	Tablespaces   []Tablespace   `json:"tablespaces,omitempty"` // that were created
 
 	// Switch says that the stretch ends in an XLOG_SWITCH record: what
 	// follows it up to the segment's end is zeros.
@@ -87,6 +96,7 @@ func (s *Summary) Add(next *Summary) {
 		s.extend(next.MaxTime, next.MaxXID)
 	}
 	s.RestorePoints = append(s.RestorePoints, next.RestorePoints...)
+	s.Tablespaces = append(s.Tablespaces, next.Tablespaces...)
 	s.UnknownCarry = s.UnknownCarry || next.UnknownCarry
 }
 

@@ -63,6 +63,9 @@ func detail(r *wal.Record) string {
 			p.MaxConnections, p.MaxWorkerProcesses, p.MaxWalSenders, p.MaxPreparedTransactions, p.MaxLocksPerTransaction,
 			[]string{"minimal", "replica", "logical"}[p.WalLevel])
 	}
+	if s, ok := r.Tablespace(); ok {
+		return fmt.Sprintf("CREATE %d %q", s.OID, s.Path)
+	}
 	if r.Switch() {
 		return "SWITCH"
 	}
@@ -81,6 +84,7 @@ var (
 	dumpLine   = regexp.MustCompile(`^rmgr: (\S+) +len \(rec/tot\): *\d+/ *(\d+), tx: *(\d+), lsn: (\S+), prev (\S+), desc: (.*)$`)
 	dumpFinish = regexp.MustCompile(`^(COMMIT|ABORT)(?:_PREPARED)? (?:(\d+): )?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ UTC)`)
 	dumpPoint  = regexp.MustCompile(`^RESTORE_POINT (.*)$`)
+	dumpSpace  = regexp.MustCompile(`^CREATE \d+ ".*"$`)
 	dumpDetail = regexp.MustCompile(`^(CHECKPOINT_(ONLINE|SHUTDOWN) redo \S+; tli \d+; prev tli \d+|` +
 		`END_OF_RECOVERY .*? UTC|BACKUP_END .*|PARAMETER_CHANGE .* wal_level=\w+|SWITCH)`)
 )
@@ -145,6 +149,9 @@ func parseDump(t *testing.T, line string) (seen, bool) {
 	}
 	if d := dumpDetail.FindString(m[6]); m[1] == "XLOG" {
 		s.Detail = d
+	}
+	if m[1] == "Tablespace" {
+		s.Detail = dumpSpace.FindString(m[6])
 	}
 	return s, true
 }

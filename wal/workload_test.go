@@ -45,6 +45,8 @@ func workload(t *testing.T, c *testkit.Cluster) {
 		"SELECT pg_replication_origin_create('origin')",
 		"SELECT pg_replication_origin_session_setup('origin'); BEGIN; INSERT INTO small VALUES (6); SELECT pg_replication_origin_xact_setup('0/ABCDEF', '2020-02-02 02:02:02'); COMMIT",
 		backup(c.Major),
+		"CREATE TABLESPACE far LOCATION '" + tablespace(t) + "'",
+		"DROP TABLESPACE far",
 		"SELECT pg_switch_wal()",
 		"SELECT pg_switch_wal()", // nothing to switch
 		"INSERT INTO small SELECT generate_series(1, 3000)",
@@ -54,6 +56,19 @@ func workload(t *testing.T, c *testkit.Cluster) {
 	for range 40 { // commits at every place of pages
 		c.Psql(t, "INSERT INTO small VALUES (7); SELECT pg_logical_emit_message(false, 'fill', repeat('z', (random() * 30000)::int))")
 	}
+}
+
+// tablespace is a directory with a path so long that the record says its length
+// in more than a byte.
+func tablespace(t *testing.T) string {
+	t.Helper()
+	dir := testkit.Dir(t)
+	path := filepath.Join(dir, strings.Repeat("a", 120), strings.Repeat("b", 120))
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Own(t, dir)
+	return path
 }
 
 // backup makes the record that ends a base backup.

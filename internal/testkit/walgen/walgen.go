@@ -18,9 +18,10 @@ import (
 
 // Resource managers (access/rmgrlist.h).
 const (
-	RmgrXLOG = 0
-	RmgrXact = 1
-	RmgrHeap = 10
+	RmgrXLOG       = 0
+	RmgrXact       = 1
+	RmgrTablespace = 5
+	RmgrHeap       = 10
 )
 
 const (
@@ -187,6 +188,12 @@ func (w *WAL) RestorePoint(at time.Time, name string) Record {
 	data := append(timestamp(at), make([]byte, 64)...)
 	copy(data[8:], name)
 	return w.Add(RmgrXLOG, 0x70, 0, MainData(data))
+}
+
+// Tablespace appends what CREATE TABLESPACE writes.
+func (w *WAL) Tablespace(oid uint32, path string) Record {
+	data := binary.LittleEndian.AppendUint32(nil, oid)
+	return w.Add(RmgrTablespace, 0x00, 0, MainData(append(append(data, path...), 0)))
 }
 
 func timestamp(at time.Time) []byte {
