@@ -32,10 +32,9 @@ type Header struct {
 	// finished since then.
 	RunningMax      time.Time `json:"running_max,omitzero"`
 	RunningMaxSince wal.LSN   `json:"running_max_since"`
-	// EarlierTablespaces were created between RunningMaxSince and the object's
-	// start: the newest ones, in LSN order. Where one of them lies on a
-	// recovery's way, its directory is needed.
-	EarlierTablespaces []wal.Tablespace `json:"earlier_tablespaces,omitempty"`
+	// Earlier changes came between RunningMaxSince and the object's start: the
+	// newest ones.
+	Earlier wal.Changes `json:"earlier,omitzero"`
 	// Carry is the reader's state at the end of the object, with which the
 	// next segment can be read without this one. Nil when the end is a
 	// record boundary.

@@ -9,7 +9,6 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
-	"slices"
 
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -83,8 +82,8 @@ func (r *reading) describe(p Piece, data io.ReaderAt) (*Header, error) {
 	return h, nil
 }
 
-// maxTablespaces bounds what a header tells of those before it.
-const maxTablespaces = 64
+// maxChanges bounds what a header tells of each kind of change before it.
+const maxChanges = 64
 
 // follow sets what a header tells of the way before it.
 func (h *Header) follow(before *Header) {
@@ -93,8 +92,7 @@ func (h *Header) follow(before *Header) {
 		return
 	}
 	h.RunningMaxSince = before.RunningMaxSince
-	all := slices.Concat(before.EarlierTablespaces, before.Tablespaces)
-	h.EarlierTablespaces = all[max(0, len(all)-maxTablespaces):]
+	h.Earlier = before.Earlier.Newest(before.Changes, maxChanges)
 	if before.RunningMax.After(h.RunningMax) {
 		h.RunningMax = before.RunningMax
 	}

@@ -88,9 +88,9 @@ func TestRunningMaximum(t *testing.T) {
 	}
 }
 
-// TestEarlierTablespaces: each header tells which tablespaces came before its
+// TestEarlierChanges: each header tells which tablespaces came before its
 // segment, the newest ones when there were many.
-func TestEarlierTablespaces(t *testing.T) {
+func TestEarlierChanges(t *testing.T) {
 	a, g := newArchive(t), newWAL(1, 1, 2)
 	var made []wal.Tablespace
 	create := func(n int) {
@@ -115,7 +115,7 @@ func TestEarlierTablespaces(t *testing.T) {
 			}
 			return oids
 		}
-		if diff := cmp.Diff(at(want), at(before.EarlierTablespaces)); diff != "" {
+		if diff := cmp.Diff(at(want), at(before.Earlier.Tablespaces)); diff != "" {
 			t.Errorf("segment %d (-want +got):\n%s", i, diff)
 		}
 	}

@@ -265,6 +265,9 @@ func summaries(t *testing.T, s *stretch) {
 		for j := range got.RestorePoints {
 			got.RestorePoints[j].End, got.RestorePoints[j].Time = 0, time.Time{}
 		}
+		for j := range got.Settings {
+			got.Settings[j] = wal.ParameterChange{LSN: got.Settings[j].LSN}
+		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("segment %d (-pg_waldump +summary):\n%s", i, diff)
 		}
@@ -316,6 +319,9 @@ func expectSummary(s *stretch, seg int, validEnd wal.LSN) wal.Summary {
 				panic(err) // the pattern admits nothing else
 			}
 			sum.Tablespaces = append(sum.Tablespaces, made)
+		}
+		if strings.HasPrefix(w.Detail, "PARAMETER_CHANGE") {
+			sum.Settings = append(sum.Settings, wal.ParameterChange{LSN: w.LSN}) // its values are compared with the record
 		}
 		if w.Finish != "" {
 			words := strings.SplitN(w.Finish, " ", 3)

@@ -146,11 +146,16 @@ func (r *Record) BackupEnd() (start LSN, ok bool) {
 	return LSN(binary.LittleEndian.Uint64(r.main())), true
 }
 
-// ParameterChange lists the settings that a hot standby must not undercut.
+// ParameterChange lists the settings that a server in recovery must not
+// undercut from there on.
 type ParameterChange struct {
-	MaxConnections, MaxWorkerProcesses, MaxWalSenders int32
-	MaxPreparedTransactions, MaxLocksPerTransaction   int32
-	WalLevel                                          int32 // 0 minimal, 1 replica, 2 logical
+	LSN                     LSN   `json:"lsn"`
+	MaxConnections          int32 `json:"max_connections"`
+	MaxWorkerProcesses      int32 `json:"max_worker_processes"`
+	MaxWALSenders           int32 `json:"max_wal_senders"`
+	MaxPreparedTransactions int32 `json:"max_prepared_transactions"`
+	MaxLocksPerTransaction  int32 `json:"max_locks_per_transaction"`
+	WALLevel                int32 `json:"wal_level"` // 0 minimal, 1 replica, 2 logical
 }
 
 // ParameterChange decodes a change of settings; ok is false for any other
@@ -161,7 +166,7 @@ func (r *Record) ParameterChange() (c ParameterChange, ok bool) {
 	}
 	main := r.main()
 	at := func(i int) int32 { return int32(binary.LittleEndian.Uint32(main[4*i:])) }
-	return ParameterChange{at(0), at(1), at(2), at(3), at(4), at(5)}, true
+	return ParameterChange{r.LSN, at(0), at(1), at(2), at(3), at(4), at(5)}, true
 }
 
 // overwritten is the start of the half record that an OVERWRITE_CONTRECORD

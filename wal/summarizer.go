@@ -60,6 +60,9 @@ func (z *Summarizer) onRecord(r *Record) error {
 	if t, ok := r.Tablespace(); ok {
 		s.Tablespaces = append(s.Tablespaces, t)
 	}
+	if c, ok := r.ParameterChange(); ok {
+		s.Settings = append(s.Settings, c)
+	}
 	if z.user != nil {
 		return z.user(r)
 	}

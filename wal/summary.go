@@ -2,6 +2,8 @@ package wal
 
 import (
 	"cmp"
+	"math"
+	"slices"
 	"time"
 )
 
@@ -29,6 +31,18 @@ type Tablespace struct {
 	LSN  LSN    `json:"lsn"`
 	OID  uint32 `json:"oid"`
 	Path string `json:"path"` // empty for one inside the data directory
+}
+
+// Changes are what a recovery needs before it replays them, in LSN order.
+type Changes struct {
+	Tablespaces []Tablespace      `json:"tablespaces,omitempty"` // that were created
+	Settings    []ParameterChange `json:"settings,omitempty"`
+}
+
+// Newest is c and what follows it, at most n of each kind.
+func (c Changes) Newest(next Changes, n int) Changes {
+	spaces, settings := slices.Concat(c.Tablespaces, next.Tablespaces), slices.Concat(c.Settings, next.Settings)
+	return Changes{spaces[max(0, len(spaces)-n):], settings[max(0, len(settings)-n):]}
 }
 
 // Summary is what a stretch of WAL says of itself. A record belongs to the
@@ -61,7 +75,7 @@ type Summary struct {
 	MaxXID uint32 `json:"max_xid,omitempty"`
 
 	RestorePoints []RestorePoint `json:"restore_points,omitempty"`
-	Tablespaces   []Tablespace   `json:"tablespaces,omitempty"` // that were created
+	Changes
 
 	// Switch says that the stretch ends in an XLOG_SWITCH record: what
 	// follows it up to the segment's end is zeros.
@@ -96,7 +110,7 @@ func (s *Summary) Add(next *Summary) {
 		s.extend(next.MaxTime, next.MaxXID)
 	}
 	s.RestorePoints = append(s.RestorePoints, next.RestorePoints...)
-	s.Tablespaces = append(s.Tablespaces, next.Tablespaces...)
+	s.Changes = s.Newest(next.Changes, math.MaxInt)
 	s.UnknownCarry = s.UnknownCarry || next.UnknownCarry
 }
 

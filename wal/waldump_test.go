@@ -60,8 +60,8 @@ func detail(r *wal.Record) string {
 	}
 	if p, ok := r.ParameterChange(); ok {
 		return fmt.Sprintf("PARAMETER_CHANGE max_connections=%d max_worker_processes=%d max_wal_senders=%d max_prepared_xacts=%d max_locks_per_xact=%d wal_level=%s",
-			p.MaxConnections, p.MaxWorkerProcesses, p.MaxWalSenders, p.MaxPreparedTransactions, p.MaxLocksPerTransaction,
-			[]string{"minimal", "replica", "logical"}[p.WalLevel])
+			p.MaxConnections, p.MaxWorkerProcesses, p.MaxWALSenders, p.MaxPreparedTransactions, p.MaxLocksPerTransaction,
+			[]string{"minimal", "replica", "logical"}[p.WALLevel])
 	}
 	if s, ok := r.Tablespace(); ok {
 		return fmt.Sprintf("CREATE %d %q", s.OID, s.Path)
