@@ -143,6 +143,9 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	if err := checkWritable(filepath.Dir(cfg.Dir)); err != nil { // for the side directory
 		return nil, err
 	}
+	if err := r.checkSpace(); err != nil {
+		return nil, err
+	}
 	if r.owner, err = ownerFor(cfg); err != nil {
 		return nil, err
 	}

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -55,8 +53,8 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, done bool
 // writesRows shows what will be written where.
 func writesRows(table *term.Table, p *recovery.Plan, conf recovery.RestoreConfig, settings []recovery.Setting) {
 	writes := term.Size(p.Backup.PlainBytes) + " to " + conf.Dir
-	if free, ok := freeBytes(conf.Dir); ok {
-		writes += " (" + term.Size(free) + " free)"
+	if fs, err := recovery.FileSystemOf(conf.Dir); err == nil {
+		writes += " (" + term.Size(fs.Free) + " free)"
 	}
 	table.Row("writes", writes)
 	if n := len(p.SpoolOnly); n > 0 {
@@ -124,23 +122,6 @@ func backupText(p *recovery.Plan) string {
 		timeline = "timeline " + b.Timeline.String()
 	}
 	return join(b.ID, fmt.Sprintf("PostgreSQL %d", b.MajorVersion), term.Size(b.PlainBytes), timeline, "finished "+finished)
-}
-
-// freeBytes is what an unprivileged user can still write where dir is or will
-// be.
-func freeBytes(dir string) (int64, bool) {
-	var st unix.Statfs_t
-	for {
-		err := unix.Statfs(dir, &st)
-		if err == nil {
-			return int64(st.Bavail) * st.Bsize, true
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir || !errors.Is(err, unix.ENOENT) {
-			return 0, false
-		}
-		dir = parent
-	}
 }
 
 // nextSteps tells what a restored cluster does and does not do.
