@@ -112,24 +112,28 @@ func importNew(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, 
 // last segment its beginning up to the backup's stop is enough: pg_basebackup
 // takes no more along.
 func haveWAL(ctx context.Context, a *archive.Archive, m *Manifest) error {
-	size := a.Identity().SegmentSize
 	stop := m.WALRanges[0]
-	last := segment.At(stop.Timeline, stop.End-1, size)
-	needed := m.segments(size)
-	if tail, err := tailEnd(ctx, a, last); err != nil {
-		return err
-	} else if tail >= stop.End && len(needed) > 0 {
-		needed[len(needed)-1].Last--
-		if r := needed[len(needed)-1]; r.First > r.Last {
-			needed = needed[:len(needed)-1]
-		}
-	}
-	missing, err := firstMissing(ctx, a, needed)
+	missing, err := missingWAL(ctx, a, m.segments(a.Identity().SegmentSize), segment.Position{Timeline: stop.Timeline, LSN: stop.End})
 	if err == nil && missing != "" {
 		err = hint.Errorf("add the segment to what you import, then run the same command again",
 			"WAL segment %s, which the backup needs, is neither here nor in the archive", missing)
 	}
 	return err
+}
+
+// missingWAL names the first segment of which the archive does not hold what a
+// backup needs that stops at stop.
+func missingWAL(ctx context.Context, a *archive.Archive, needed []archive.Range, stop segment.Position) (string, error) {
+	last := segment.At(stop.Timeline, stop.LSN-1, a.Identity().SegmentSize)
+	if tail, err := tailEnd(ctx, a, last); err != nil {
+		return "", err
+	} else if tail >= stop.LSN && len(needed) > 0 {
+		needed[len(needed)-1].Last--
+		if r := needed[len(needed)-1]; r.First > r.Last {
+			needed = needed[:len(needed)-1]
+		}
+	}
+	return firstMissing(ctx, a, needed)
 }
 
 // tailEnd is how far tail objects hold a segment from its start on.

@@ -118,22 +118,7 @@ func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
 	case err != nil:
 		return err
 	}
-	sizes := map[string]int64{}
-	for info, err := range a.Store().List(ctx, DataPrefix(c.ID), "") {
-		if err != nil {
-			return fmt.Errorf("list backup %s: %w", c.ID, err)
-		}
-		sizes[info.Name] = info.Size
-	}
-	for _, p := range c.Parts {
-		switch size, ok := sizes[p.Name]; {
-		case !ok:
-			return unusable(fmt.Errorf("%s is missing", p.Name))
-		case size != p.StoredSize:
-			return unusable(fmt.Errorf("%s has %d bytes, not %d", p.Name, size, p.StoredSize))
-		}
-	}
-	return nil
+	return c.present(ctx, a)
 }
 
 func putCommit(ctx context.Context, store archive.Store, c *Commit) error {
