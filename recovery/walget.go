@@ -133,6 +133,7 @@ type walGet struct {
 	cfg        WalGetConfig
 	file, path string
 	why        error // of Absent
+	ahead      bool  // nobody has asked yet: whole segments only
 
 	archive *archive.Archive
 	view    *segment.SpoolView // nil without a spool

@@ -31,6 +31,9 @@ func (g *walGet) segment(ctx context.Context, id segment.ID) (Outcome, error) {
 		return out, nil
 	}
 	doubt := errors.Join(unknown(archived), unknown(spooled))
+	if g.ahead && doubt == nil {
+		return Trouble, errNotHere
+	}
 	if g.readsAhead(id) && (doubt == nil || isDamage(doubt)) {
 		return Absent, fmt.Errorf("it cannot be had, and the target lies before it: %w", errors.Join(archived, spooled))
 	}

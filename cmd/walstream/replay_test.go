@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,7 +53,7 @@ func newReplay(t *testing.T) *replay {
 		config: filepath.Join(w.dir, "walstream.yml"), dir: filepath.Join(w.dir, "data"), segments: filepath.Join(w.archive, "wal", "00000002"),
 	}
 	testkit.Run(t, "cp", w.bin, p.program)
-	p.write(p.config, "restore_retry: 300ms\n", 0o644)
+	p.write(p.config, "restore_retry: 300ms\nrestore_prefetch: 0\n", 0o644)
 	r := w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
 	p.commit(2)
@@ -107,9 +108,15 @@ func (p *replay) write(name, text string, mode os.FileMode) {
 	testkit.Own(p.t, name)
 }
 
+const (
+	patient     = "--restore-retry 1m"
+	prefetching = "--restore-prefetch 1MiB" // one segment ahead
+)
+
 // to starts a fresh copy of a restored cluster and returns when PostgreSQL
-// waits for the answer to its question for file.
-func (p *replay) to(t *testing.T, file, restored string, patient bool) *testkit.Cluster {
+// waits for the answer to its question for file. The options of wal-get are
+// those of the restore, which prefetches nothing, but for these.
+func (p *replay) to(t *testing.T, file, restored string, options ...string) *testkit.Cluster {
 	t.Helper()
 	for _, dir := range []string{p.dir, p.dir + ".walstream"} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -122,9 +129,11 @@ func (p *replay) to(t *testing.T, file, restored string, patient bool) *testkit.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if patient {
-		p.write(conf, strings.Replace(string(b), "--restore-retry 300ms", "--restore-retry 1m", 1), 0o600)
+	for _, option := range options {
+		name, _, _ := strings.Cut(option, " ")
+		b = regexp.MustCompile(name+" [^ ]+").ReplaceAll(b, []byte(option))
 	}
+	p.write(conf, string(b), 0o600)
 	if err := errors.Join(os.RemoveAll(p.gate), os.Mkdir(p.gate, 0o700)); err != nil {
 		t.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func restoreCommand(c *config.Loaded, store archive.Store) ([]string, error) {
 	if c.IdentityFile != "" {
 		command = append(command, "--identity", c.IdentityFile)
 	}
-	return append(command, "--archive", c.Archive, "--restore-retry", c.RestoreRetry.String()), nil
+	return append(command, "--archive", c.Archive, "--restore-retry", c.RestoreRetry.String(), "--restore-prefetch", c.RestorePrefetch.String()), nil
 }
 
 func (f restoreFlags) target(now time.Time) (recovery.Target, error) {

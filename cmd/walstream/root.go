@@ -21,6 +21,7 @@ import (
 // app is one run of the program.
 type app struct {
 	stdout, stderr io.Writer
+	line           []string // the arguments of the program
 	environ        []string
 
 	configFile string
@@ -37,7 +38,7 @@ type app struct {
 
 // run is the program: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer, environ []string) int {
-	a := &app{stdout: stdout, stderr: term.NewScreen(stderr), environ: environ}
+	a := &app{stdout: stdout, stderr: term.NewScreen(stderr), line: args, environ: environ}
 	a.root = a.newRoot()
 	a.root.SetArgs(args)
 	walGet := a.isWALGet(args)

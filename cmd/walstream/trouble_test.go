@@ -142,7 +142,7 @@ func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
 	t.Parallel()
 	p := newReplay(t)
 	stops := func(t *testing.T, d damage, restored string) {
-		c := p.to(t, cmp.Or(d.at, p.middle.Name(mib)), restored, false)
+		c := p.to(t, cmp.Or(d.at, p.middle.Name(mib)), restored)
 		d.do(t)
 		p.open()
 		select {
@@ -191,7 +191,7 @@ func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
 			func(*testing.T) {}}, // wal-get has removed it
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := p.to(t, p.middle.Name(mib), "end", true)
+			c := p.to(t, p.middle.Name(mib), "end", patient)
 			d.do(t)
 			p.open()
 			testkit.Wait(t, "wal-get to retry", func() (bool, string) {
@@ -203,13 +203,14 @@ func TestTroubleDuringReplayNeverPromotes(t *testing.T) {
 	}
 	t.Run("archive slow", func(t *testing.T) {
 		slow := gone("", "", p.program+".real")
-		c := p.to(t, p.middle.Name(mib), "end", false)
+		c := p.to(t, p.middle.Name(mib), "end")
 		slow.do(t)
 		p.write(p.program+".real", "#!/bin/sh\nsleep 1\nexec $0.away \"$@\"\n", 0o755)
 		p.open()
 		p.complete(t, c)
 		slow.repair(t)
 	})
+	p.throughServer(t)
 }
 
 // Spool and archive on one file system that is not mounted look like first use.

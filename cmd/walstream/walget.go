@@ -50,6 +50,7 @@ func (m *onErrorMode) standby() (bool, error) {
 
 func (a *app) walGetCommand() *cobra.Command {
 	var onError onErrorMode
+	var key string
 	cmd := &cobra.Command{
 		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: wants("FILE", "PATH"),
 		Long: `Put the WAL segment or timeline history FILE at PATH, verified and durable. It is
@@ -61,8 +62,18 @@ Exit code 0: the file is there. 1: there is no such file, and nothing needs it.
 A standby (standby.signal in the working directory) is not stopped: trouble is
 retried for 30 s, then the code is 1, and the standby streams and asks again.
 One that may be promoted should not go live without WAL that could not be read:
-give --on-error fatal in its restore_command.`,
+give --on-error fatal in its restore_command.
+
+During recovery the first call leaves a process behind that fetches the segments
+that will be asked for next into pg_wal/walstream.prefetch, and verifies them.
+Later calls have only to rename them. It ends with the recovery.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error {
+			if key != "" {
+				return a.prefetch(ctx, key)
+			}
+			if taken, _ := recovery.TakePrefetched(a.prefetchKey(args), args[0], args[1]); taken {
+				return nil
+			}
 			standby, err := onError.standby()
 			if err != nil {
 				return err
@@ -70,34 +81,45 @@ give --on-error fatal in its restore_command.`,
 			return a.walGet(ctx, args[0], args[1], standby)
 		}),
 	}
+	cmd.Flags().StringVar(&key, prefetchFlag, "", "")
+	_ = cmd.Flags().MarkHidden(prefetchFlag) // it exists
 	cmd.Flags().Var(&onError, "on-error", "fatal or retry: what a server is told of trouble; by default only a standby is to try again")
 	a.addSettings(cmd.Flags(), "wal-get")
 	return cmd
 }
 
-func (a *app) walGet(ctx context.Context, file, path string, standby bool) error {
+// walGetConfig is what the settings say about where WAL comes from.
+func (a *app) walGetConfig() (*config.Loaded, recovery.WalGetConfig, error) {
 	c, err := a.load()
 	if err != nil {
-		return err
+		return nil, recovery.WalGetConfig{}, err
 	}
 	if _, err := requireArchive(c); err != nil {
-		return err // waiting does not mend it
+		return nil, recovery.WalGetConfig{}, err // waiting does not mend it
 	}
 	spool, err := a.spoolToRead(c)
-	if err != nil {
-		return err
-	}
 	retry := c.RestoreRetry
 	if retry == 0 {
 		retry = -1 // not at all
 	}
-	log := a.logger(term.LogText)
-	out, err := recovery.WalGet(ctx, recovery.WalGetConfig{
+	return c, recovery.WalGetConfig{
 		Open:  func(ctx context.Context) (*archive.Archive, error) { return a.openArchive(ctx, c) },
-		Spool: spool, RetryFor: retry, Standby: standby, Log: log,
-	}, file, path)
+		Spool: spool, RetryFor: retry, Log: a.logger(term.LogText),
+	}, err
+}
+
+func (a *app) walGet(ctx context.Context, file, path string, standby bool) error {
+	c, conf, err := a.walGetConfig()
+	if err != nil {
+		return err
+	}
+	conf.Standby = standby
+	out, err := recovery.WalGet(ctx, conf, file, path)
 	switch {
 	case out == recovery.Delivered:
+		if err := a.startPrefetching(c); err != nil {
+			conf.Log.Warn().Err(err).Msg("WAL is not fetched ahead")
+		}
 		return nil
 	case err == nil:
 		err = errors.New(file + " was not delivered")

@@ -15,7 +15,7 @@ import (
 
 var defaults = Config{
 	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTPListen: "127.0.0.1:9788",
-	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute, S3: S3{Checksum: "auto"},
+	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute, RestorePrefetch: 256 << 20, S3: S3{Checksum: "auto"},
 	Ack: "spool", AckWindow: 4, TailInterval: time.Second,
 }
 
@@ -139,13 +139,13 @@ func TestRecipients(t *testing.T) {
 func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
-		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "ack": "archive", "ack_window": "64", "tail_interval": "250ms", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s",
+		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "ack": "archive", "ack_window": "64", "tail_interval": "250ms", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s", "restore_prefetch": "1GiB",
 		"s3.endpoint": "https://s3.local:9000", "s3.region": "here", "s3.path_style": "true", "s3.checksum": "required", "s3.storage_class": "STANDARD_IA",
 		"s3.sse": "aws:kms", "s3.kms_key": "arn:x", "s3.ca_file": "/ca.pem", "s3.unsafe_no_conditional_put": "true",
 		"encryption.recipients": testRecipient, "encryption.identity_file": "/keys",
 	}
 	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", Ack: "archive", AckWindow: 64, TailInterval: 250 * time.Millisecond, OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
-		CompressionLevel: "best", RestoreRetry: 90 * time.Second, IdentityFile: "/keys",
+		CompressionLevel: "best", RestoreRetry: 90 * time.Second, RestorePrefetch: 1 << 30, IdentityFile: "/keys",
 		S3: S3{"https://s3.local:9000", "here", true, "required", "STANDARD_IA", "aws:kms", "arn:x", "/ca.pem", true}}
 	if err := setRecipients(&want.Recipients, testRecipient); err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestProblems(t *testing.T) {
 		{"twice", "slot: a\nslot: b\n", []string{"FILE:2: slot is there twice, first in line 1"}},
 		{"list", "slot: [a]\n", []string{"FILE:1: slot: want a single value"}},
 		{"scalar section", "spool: /x\n", []string{"FILE:1: spool: want one of the keys dir, max_size, each with a value"}},
-		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, s3, spool, slot, slot_mode, hold_max, application_name, ack, ack_window, tail_interval, on_gap, http, compression_level, encryption, restore_retry, each with a value"}},
+		{"no mapping", "- a\n", []string{"FILE:1: the file: want one of the keys dbname, archive, s3, spool, slot, slot_mode, hold_max, application_name, ack, ack_window, tail_interval, on_gap, http, compression_level, encryption, restore_retry, restore_prefetch, each with a value"}},
 		{"two documents", "slot: a\n---\nslot: b\n", []string{"FILE: more than one YAML document"}},
 		{"syntax", "slot: a\n  x: [\n", []string{"FILE:2: mapping values are not allowed in this context"}},
 		{"values", "slot: Wal-Stream\nrestore_retry: 5\nspool: {dir: here}\ncompression_level: 9\n", []string{

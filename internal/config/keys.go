@@ -43,6 +43,7 @@ type Config struct {
 	Recipients       []age.Recipient // for whom the archive is encrypted; none: it is not
 	IdentityFile     string          // absolute path of the secret keys; empty: none
 	RestoreRetry     time.Duration   // how long wal-get retries trouble
+	RestorePrefetch  Size            // how much wal-get fetches ahead; 0 is off
 }
 
 // S3 is how an object store is reached.
@@ -179,6 +180,9 @@ func courseKeys() []Key {
 		{Path: "restore_retry", Flag: "restore-retry", Command: "wal-get", Default: "15m",
 			Help: "how long wal-get retries trouble before recovery stops",
 			set:  func(c *Config, s string) error { return setDuration(&c.RestoreRetry, s) }},
+		{Path: "restore_prefetch", Flag: "restore-prefetch", Command: "wal-get", Default: "256MiB",
+			Help: "how much WAL wal-get fetches before PostgreSQL asks for it, into pg_wal/walstream.prefetch; 0: none",
+			set:  func(c *Config, s string) error { return c.RestorePrefetch.Set(s) }},
 	}
 }
 

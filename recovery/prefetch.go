@@ -1,0 +1,182 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+)
+
+const (
+	// prefetchJobs is how many segments are fetched at the same time.
+	prefetchJobs = 4
+	// prefetchIdle is after how long without a request a server ends.
+	prefetchIdle = time.Minute
+	// prefetchBeat is how often a server sees whether it is still wanted, and
+	// tells those who wait that it lives.
+	prefetchBeat = time.Second
+)
+
+// PrefetchConfig says what a [Prefetcher] fetches.
+type PrefetchConfig struct {
+	// WalGetConfig is that of the requests. Nothing is retried: who gets no
+	// answer does that himself.
+	WalGetConfig
+	// Dir is where segments wait. Run removes it.
+	Dir *PrefetchDir
+	// Key is that of the requests that are answered.
+	Key string
+	// After is the segment behind which prefetching begins.
+	After string
+	// Room is how many bytes of segments may wait.
+	Room int64
+	// Check is called each second and before each answer. Its error ends the
+	// server: nobody wants it, or it is not what it was when it was started.
+	Check func() error
+}
+
+// Prefetcher is a server that fetches segments before PostgreSQL asks for
+// them: those of the plan in its order, without one those that follow on the
+// timeline. It has whole segments only. Whether WAL ends somewhere is for
+// [WalGet] to say, at the moment of the question.
+type Prefetcher struct {
+	cfg  PrefetchConfig
+	plan *Plan // nil when there is none
+	size segment.Size
+	end  context.CancelCauseFunc
+
+	opening sync.Mutex
+	archive *archive.Archive // nil after a failure
+
+	mu      sync.Mutex
+	changed sync.Cond // window, or Run ends
+	window  []*flight // what was asked for last, and what follows it
+	flights int       // so far
+	asked   time.Time // last
+}
+
+// NewPrefetcher opens the archive. On an error the directory is given up.
+func NewPrefetcher(ctx context.Context, cfg PrefetchConfig) (*Prefetcher, error) {
+	p := &Prefetcher{cfg: cfg, asked: time.Now()}
+	p.changed.L = &p.mu
+	p.cfg.Open = func(ctx context.Context) (*archive.Archive, error) { return p.open(ctx, cfg.Open) }
+	first := walGet{cfg: p.cfg.WalGetConfig}
+	err := first.open(ctx)
+	if err == nil {
+		p.plan, p.size = first.plan, first.archive.Identity().SegmentSize
+		var id segment.ID
+		if id, err = segment.ParseName(cfg.After, p.size); err == nil {
+			p.slide(p.following(id))
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prefetch: %w", err), cfg.Dir.remove())
+	}
+	return p, nil
+}
+
+// Run serves until nobody has asked for a minute, or ctx or Check end it.
+func (p *Prefetcher) Run(ctx context.Context) error {
+	ctx, p.end = context.WithCancelCause(ctx)
+	defer p.end(nil)
+	var group errgroup.Group
+	group.Go(func() error {
+		<-ctx.Done()
+		p.mu.Lock()
+		p.changed.Broadcast()
+		p.mu.Unlock()
+		return p.cfg.Dir.listener.Close() // ends Accept
+	})
+	for range prefetchJobs {
+		group.Go(func() error { p.work(ctx); return nil })
+	}
+	group.Go(func() error { p.watch(ctx); return nil })
+	for {
+		conn, err := p.cfg.Dir.listener.Accept()
+		if err != nil {
+			p.end(err)
+			break
+		}
+		group.Go(func() error { p.answer(ctx, conn); return nil })
+	}
+	err := group.Wait()
+	p.cfg.Log.Info().AnErr("reason", context.Cause(ctx)).Int("segments", p.flights).Msg("prefetching ends")
+	return errors.Join(err, p.cfg.Dir.remove())
+}
+
+// watch ends the server when it is not wanted any more.
+func (p *Prefetcher) watch(ctx context.Context) {
+	tick := time.NewTicker(prefetchBeat)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			p.mu.Lock()
+			idle := time.Since(p.asked) > prefetchIdle
+			p.mu.Unlock()
+			if idle {
+				p.end(fmt.Errorf("nobody has asked for %s", prefetchIdle))
+			}
+			p.wanted()
+		}
+	}
+}
+
+// wanted ends the server if it is not.
+func (p *Prefetcher) wanted() bool {
+	err := p.cfg.Dir.stands()
+	if err == nil {
+		err = p.cfg.Check()
+	}
+	if err != nil {
+		p.end(err)
+	}
+	return err == nil
+}
+
+var errOtherKey = errors.New("a request was made with other settings, or by another version")
+
+// answer answers one request. A connection that is closed without answer means
+// that there is none.
+func (p *Prefetcher) answer(ctx context.Context, conn net.Conn) {
+	defer func() { _ = conn.Close() }() // all is said, or nothing can be
+	var req prefetchRequest
+	if conn.SetDeadline(time.Now().Add(serverPatience)) != nil || json.NewDecoder(conn).Decode(&req) != nil || !p.wanted() {
+		return
+	}
+	if req.Key != p.cfg.Key {
+		p.end(errOtherKey)
+		return
+	}
+	id, err := segment.ParseName(req.File, p.size)
+	if err != nil {
+		return
+	}
+	f := p.slide(id, true)
+	tick := time.NewTicker(prefetchBeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if _, err := conn.Write([]byte("\n")); err != nil { // white space
+				return
+			}
+		case <-f.done:
+			if f.err == nil {
+				_ = json.NewEncoder(conn).Encode(prefetchAnswer{f.name}) // who is gone asks again
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,317 @@
+package recovery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+)
+
+// ahead is a prefetching server of a getter's archive, which counts how often
+// each object is read.
+type ahead struct {
+	*getter
+	mu    sync.Mutex
+	reads map[string]int
+	hold  chan struct{} // reads of segments wait for it, if there is one
+	gone  error         // what Check says
+	dir   *PrefetchDir
+	end   context.CancelFunc
+	ended chan error
+}
+
+func (g *getter) prefetch(t *testing.T, after string, room int64, change func(*ahead)) *ahead {
+	t.Helper()
+	a := &ahead{getter: g, reads: map[string]int{}, ended: make(chan error, 1)}
+	if change != nil {
+		change(a)
+	}
+	counting := faulty{Store: g.store, get: func(name string) error {
+		a.mu.Lock()
+		a.reads[strings.TrimSuffix(filepath.Base(name), ".zst")]++
+		hold := a.hold
+		a.mu.Unlock()
+		if hold != nil && strings.HasPrefix(name, "wal/") {
+			<-hold
+		}
+		return nil
+	}}
+	var err error
+	if a.dir, err = ClaimPrefetchDir(g.target()); err != nil {
+		t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, a.end = context.WithCancel(t.Context())
+	p, err := NewPrefetcher(ctx, PrefetchConfig{
+		WalGetConfig: WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, counting) }, Spool: g.spool},
+		Dir:          a.dir, Key: "key", After: after, Room: room,
+		Check: func() error { a.mu.Lock(); defer a.mu.Unlock(); return a.gone },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { a.ended <- p.Run(ctx) }()
+	t.Cleanup(a.stop)
+	return a
+}
+
+func (a *ahead) stop() {
+	a.end()
+	if err := <-a.ended; err != nil {
+		panic(err)
+	}
+	a.ended <- nil // again
+}
+
+// takes asks for a segment, which must be delivered unless body is nil.
+func (a *ahead) takes(t *testing.T, file string, body []byte) {
+	t.Helper()
+	os.Remove(a.target())
+	taken, err := TakePrefetched("key", file, a.target())
+	have, _ := os.ReadFile(a.target())
+	if taken != (body != nil) || !bytes.Equal(have, body) {
+		t.Errorf("%s: taken %v with %d bytes, %v", file, taken, len(have), err)
+	}
+}
+
+// ready waits until these segments, and no others, wait in the directory.
+func (a *ahead) ready(t *testing.T, names ...string) {
+	t.Helper()
+	want := strings.Join(names, " ")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		paths, _ := filepath.Glob(a.dir.path + "/0*")
+		var have []string
+		for _, p := range paths {
+			have = append(have, strings.SplitN(filepath.Base(p), ".", 2)[0])
+		}
+		if got := strings.Join(have, " "); got == want {
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatalf("%q wait in the directory, want %q", got, want)
+		}
+	}
+}
+
+func (a *ahead) count(file string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reads[file]
+}
+
+// waits until the server has ended, by itself.
+func (a *ahead) waitEnd(t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-a.ended:
+		a.ended <- err
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server goes on")
+	}
+	if _, err := os.Stat(a.dir.path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+}
+
+// longGetter has segments 1 to 9 of timeline 1, and the rest of newGetter.
+func longGetter(t *testing.T) *getter {
+	g := newGetter(t)
+	g.wal = generateWAL(1, 1, 9)
+	g.store = archive.NewMem()
+	a, err := archive.Pin(t.Context(), g.store, testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for no := range uint64(9) {
+		store(t, a, segment.ID{Timeline: 1, No: no + 1}, nth(g.wal, int(no)), int64(testSize))
+	}
+	store(t, a, segment.ID{Timeline: 2, No: 4}, generateWAL(2, 4, 1), int64(testSize))
+	return g
+}
+
+func TestPrefetch(t *testing.T) {
+	g := longGetter(t)
+	a := g.prefetch(t, seg(1, 1), 2*int64(testSize), nil)
+	a.ready(t, seg(1, 2), seg(1, 3), seg(1, 4)) // the next, and two ahead of it
+	for no := uint64(2); no <= 9; no++ {
+		a.takes(t, seg(1, no), nth(g.wal, int(no)-1))
+	}
+	a.ready(t)
+	for no := uint64(2); no <= 9; no++ {
+		if n := a.count(seg(1, no)); n != 1 {
+			t.Errorf("segment %d was fetched %d times", no, n)
+		}
+	}
+	a.takes(t, seg(1, 10), nil)
+	a.takes(t, seg(1, 9), nth(g.wal, 8)) // again
+	a.takes(t, seg(1, 4), nth(g.wal, 3)) // back
+	a.ready(t, seg(1, 5), seg(1, 6))
+	a.takes(t, seg(2, 4), generateWAL(2, 4, 1))
+	a.ready(t)
+	for _, file := range []string{"00000002.history", "", "../socket", seg(1, 2) + ".partial", seg(1, 0)} {
+		a.takes(t, file, nil)
+	}
+	if a.count(seg(1, 10)) == 0 {
+		t.Error("segment 10 was not asked for: nothing was counted")
+	}
+}
+
+// Of a segment that is not whole only the moment of the question can tell how
+// much there is of it.
+func TestPrefetchWholeSegmentsOnly(t *testing.T) {
+	g := newGetter(t) // of segment 5 there is a beginning
+	g.withPlan(t, nil, map[string][]byte{seg(1, 3): nth(g.wal, 2)})
+	a := g.prefetch(t, seg(1, 1), 1<<30, nil)
+	a.ready(t, seg(1, 2), seg(1, 3), seg(1, 4))
+	a.takes(t, seg(1, 5), nil)
+	a.takes(t, seg(1, 6), nil)
+	arch, err := archive.Open(t.Context(), g.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store(t, arch, segment.ID{Timeline: 1, No: 5}, nth(g.wal, 4), int64(testSize)) // it is, now
+	a.takes(t, seg(1, 5), nth(g.wal, 4))
+}
+
+func TestPrefetchFollowsPlan(t *testing.T) {
+	g := longGetter(t)
+	g.withPlan(t, &Plan{Timeline: 2, Need: 0x480000, End: 0x480000, WAL: []Range{
+		{Timeline: 1, First: seg(1, 2), Last: seg(1, 3)}, {Timeline: 2, First: seg(2, 4), Last: seg(2, 4)},
+	}}, nil)
+	a := g.prefetch(t, seg(1, 1), 1<<30, nil)
+	a.ready(t, seg(1, 2), seg(1, 3), seg(2, 4))
+	a.takes(t, seg(1, 3), nth(g.wal, 2))
+	a.ready(t, seg(2, 4))
+	if n := a.count(seg(1, 4)) + a.count(seg(2, 5)); n > 0 {
+		t.Errorf("%d segments were fetched that are not in the plan", n)
+	}
+}
+
+// Who asks for what is on its way waits for it.
+func TestPrefetchSingleFlight(t *testing.T) {
+	g := longGetter(t)
+	hold := make(chan struct{})
+	a := g.prefetch(t, seg(1, 1), 0, func(a *ahead) { a.hold = hold })
+	go func() {
+		for a.count(seg(1, 2)) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(prefetchBeat + 200*time.Millisecond) // a sign of life
+		close(hold)
+	}()
+	taken, err := takePrefetched(prefetchRequest{"key", seg(1, 2)}, g.target(), prefetchBeat+prefetchBeat/2)
+	if n := a.count(seg(1, 2)); !taken || n != 1 {
+		t.Errorf("taken %v after %d fetches, %v", taken, n, err)
+	}
+}
+
+// Damage and trouble are left to the one who can say what they mean.
+func TestPrefetchTrouble(t *testing.T) {
+	g := longGetter(t)
+	broken := faulty{Store: g.store, mangle: func(name string, body []byte) []byte {
+		if strings.Contains(name, seg(1, 3)) {
+			body[len(body)/2] ^= 1
+		}
+		if strings.Contains(name, seg(1, 5)) {
+			panic("bug")
+		}
+		return body
+	}}
+	g.store = broken
+	a := g.prefetch(t, seg(1, 1), 1<<30, nil)
+	a.takes(t, seg(1, 2), nth(g.wal, 1))
+	a.takes(t, seg(1, 3), nil)
+	a.takes(t, seg(1, 4), nth(g.wal, 3))
+	a.takes(t, seg(1, 5), nil)
+	a.takes(t, seg(1, 6), nth(g.wal, 5))
+}
+
+// A server ends when it is not wanted, or not what was asked for, and takes
+// its directory along.
+func TestPrefetchEnds(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, a *ahead){
+		"stopped":      func(_ *testing.T, a *ahead) { a.end() },
+		"not wanted":   func(_ *testing.T, a *ahead) { a.mu.Lock(); a.gone = errors.New("recovery has ended"); a.mu.Unlock() },
+		"socket taken": func(_ *testing.T, a *ahead) { os.Remove(filepath.Join(a.dir.path, prefetchSocket)) },
+		"all taken":    func(_ *testing.T, a *ahead) { os.RemoveAll(a.dir.path) },
+		"other key": func(t *testing.T, a *ahead) {
+			if taken, _ := TakePrefetched("other", seg(1, 3), a.target()); taken {
+				t.Error("taken with another key")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := longGetter(t).prefetch(t, seg(1, 1), 1<<30, nil)
+			a.takes(t, seg(1, 2), nth(a.wal, 1))
+			if _, err := ClaimPrefetchDir(a.target()); err == nil {
+				t.Fatal("two servers have the directory")
+			}
+			end(t, a)
+			a.waitEnd(t)
+			a.takes(t, seg(1, 3), nil)
+		})
+	}
+}
+
+// A server that hangs delays one request only.
+func TestPrefetchHangs(t *testing.T) {
+	g := longGetter(t)
+	dir, err := ClaimPrefetchDir(g.target())
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := prefetchRequest{"key", seg(1, 2)}
+	if taken, err := takePrefetched(req, g.target(), 20*time.Millisecond); taken || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("taken %v, %v", taken, err)
+	}
+	if _, err := takePrefetched(req, g.target(), time.Hour); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the next request: %v", err)
+	}
+	if err := dir.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// One that answered too late, or lies, has no file.
+	if dir, err = ClaimPrefetchDir(g.target()); err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	go func() {
+		conn, err := dir.listener.Accept()
+		if err == nil {
+			conn.Read(make([]byte, 100))
+			conn.Write([]byte(`{"name":"../../gone"}`))
+			conn.Close()
+		}
+	}()
+	var gone *os.LinkError
+	if taken, err := TakePrefetched("key", seg(1, 2), g.target()); taken || !errors.As(err, &gone) {
+		t.Errorf("taken %v, %v", taken, err)
+	}
+}
+
+// What a server that was killed left behind is not trusted.
+func TestPrefetchAfterCrash(t *testing.T) {
+	g := longGetter(t)
+	left, err := ClaimPrefetchDir(g.target())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(left.path, seg(1, 2)+".1"), []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	left.Close() // the process is gone
+	var refused *net.OpError
+	if taken, err := TakePrefetched("key", seg(1, 2), g.target()); taken || !errors.As(err, &refused) {
+		t.Errorf("taken %v, %v", taken, err)
+	}
+	a := g.prefetch(t, seg(1, 1), 0, nil)
+	a.takes(t, seg(1, 2), nth(g.wal, 1))
+}

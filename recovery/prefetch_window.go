@@ -1,0 +1,175 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/segment"
+)
+
+// flight is the way of one segment into the directory.
+type flight struct {
+	id     segment.ID
+	name   string // in the directory, of this flight only
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done
+
+	begun, dropped bool // guarded by Prefetcher.mu
+}
+
+func (f *flight) isDone() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// following is the segment that will be asked for after another, if that can
+// be told: behind the end of a plan it cannot.
+func (p *Prefetcher) following(id segment.ID) (next segment.ID, ok bool) {
+	if p.plan == nil {
+		return id.Next(), true
+	}
+	if required, _ := p.plan.Required(id); !required {
+		return id.Next(), true
+	}
+	for i, r := range p.plan.WAL {
+		if r.Last == id.Name(p.size) && r.Timeline == id.Timeline {
+			if i+1 == len(p.plan.WAL) {
+				return next, false
+			}
+			next, err := segment.ParseName(p.plan.WAL[i+1].First, p.size)
+			return next, err == nil
+		}
+	}
+	return id.Next(), true
+}
+
+// slide makes the window begin with a segment, if ok, and returns its flight.
+// Those that are in it stay; but one that was asked for may be gone, or may not
+// have been there when it was tried.
+func (p *Prefetcher) slide(id segment.ID, ok bool) *flight {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = time.Now()
+	old := p.window
+	p.window = nil
+	for room := p.cfg.Room; ok && (room >= 0 || len(p.window) == 0); room -= int64(p.size) {
+		i := slices.IndexFunc(old, func(f *flight) bool { return f.id == id })
+		if i >= 0 && (len(p.window) > 0 || !p.spent(old[i])) {
+			p.window = append(p.window, old[i])
+		} else {
+			p.flights++
+			f := &flight{id: id, name: fmt.Sprintf("%s.%d", id.Name(p.size), p.flights), done: make(chan struct{}), cancel: func() {}}
+			p.window = append(p.window, f)
+		}
+		id, ok = p.following(id)
+	}
+	for _, f := range old {
+		if !slices.Contains(p.window, f) {
+			p.drop(f)
+		}
+	}
+	p.changed.Broadcast()
+	if len(p.window) == 0 {
+		return nil
+	}
+	return p.window[0]
+}
+
+func (p *Prefetcher) place(f *flight) string { return filepath.Join(p.cfg.Dir.path, f.name) }
+
+// spent says whether a flight that is done has no file.
+func (p *Prefetcher) spent(f *flight) bool {
+	if !f.isDone() {
+		return false
+	}
+	_, err := os.Lstat(p.place(f))
+	return err != nil
+}
+
+// drop ends a flight of which nobody wants to know any more.
+func (p *Prefetcher) drop(f *flight) {
+	f.dropped = true
+	f.cancel()
+	if f.isDone() {
+		_ = os.Remove(p.place(f)) // it is gone, mostly
+	}
+}
+
+// work fetches one segment after the other.
+func (p *Prefetcher) work(ctx context.Context) {
+	for {
+		ctx, f := p.take(ctx)
+		if f == nil {
+			return
+		}
+		f.err = p.fetch(ctx, f)
+		p.mu.Lock()
+		f.cancel()
+		close(f.done)
+		if f.dropped {
+			p.drop(f)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// take waits for the next flight that can begin; nil at the end. Behind a
+// segment that cannot be had none begins: WAL may end there.
+func (p *Prefetcher) take(ctx context.Context) (context.Context, *flight) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ctx.Err() == nil {
+		for _, f := range p.window {
+			if f.isDone() && f.err != nil {
+				break
+			}
+			if !f.begun {
+				f.begun = true
+				ctx, f.cancel = context.WithCancel(ctx)
+				return ctx, f
+			}
+		}
+		p.changed.Wait()
+	}
+	return ctx, nil
+}
+
+// fetch is a request to [WalGet], for a whole segment only.
+func (p *Prefetcher) fetch(ctx context.Context, f *flight) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("crashed: %v\n%s", r, debug.Stack())
+		}
+		if err != nil && !errors.Is(err, errNotHere) && ctx.Err() == nil {
+			p.cfg.Log.Warn().Err(err).Str("segment", f.id.Name(p.size)).Msg("not prefetched")
+			p.opening.Lock()
+			p.archive = nil
+			p.opening.Unlock()
+		}
+	}()
+	g := walGet{cfg: p.cfg.WalGetConfig, file: f.id.Name(p.size), path: p.place(f), ahead: true}
+	_, err = g.try(ctx)
+	return err
+}
+
+// open keeps the archive until something goes wrong.
+func (p *Prefetcher) open(ctx context.Context, open func(context.Context) (*archive.Archive, error)) (_ *archive.Archive, err error) {
+	p.opening.Lock()
+	defer p.opening.Unlock()
+	if p.archive == nil {
+		p.archive, err = open(ctx)
+	}
+	return p.archive, err
+}
