@@ -24,33 +24,49 @@ func confQuote(s string) string {
 	return "'" + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(s) + "'"
 }
 
+// The lines around the settings. All of them begin with blockMark but blockSaid.
 const (
-	blockBegin = "# walstream restore: recovery settings. Remove these lines to let this server"
-	blockSaid  = "# archive, have synchronous standbys or subscribe again."
-	blockEnd   = "# walstream restore: end of recovery settings"
+	blockMark    = "# walstream restore: "
+	blockBegin   = blockMark + "recovery settings. Remove these lines to let this server"
+	blockSaid    = "# archive, have synchronous standbys or subscribe again."
+	blockStandby = blockMark + "settings of a standby"
+	blockEnd     = blockMark + "end of recovery settings"
 )
+
+// Standby makes a restored server join production as a standby, which may take
+// over one day.
+type Standby struct {
+	// Conninfo is its primary_conninfo. Empty lets it follow the archive only.
+	Conninfo string
+	Slot     string // its primary_slot_name, which may be empty
+}
 
 // Settings is everything that decides about the recovery and about what the
 // restored server may touch (P10 in docs/guarantees.md): it archives nowhere,
-// waits for no standby, follows no primary and applies no subscriptions. Every
+// waits for no standby, follows no primary and applies no subscriptions. A
+// standby, if that is not nil, keeps its settings for all of that. Every
 // recovery_target setting is there, because a leftover one would be a second
 // target. command is the argument vector of a wal-get with its options, to
 // which file name and path are added.
-func (p *Plan) Settings(command []string) []Setting {
+func (p *Plan) Settings(command []string, standby *Standby) []Setting {
 	list := []Setting{
 		{"restore_command", RestoreCommand(command)},
-		{"recovery_target_timeline", p.Timeline.String()},
-		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"},
-		{"archive_mode", "off"}, {"archive_command", ""},
-		{"synchronous_standby_names", ""}, {"primary_conninfo", ""}, {"primary_slot_name", ""},
-		{"max_logical_replication_workers", "0"}, {"external_pid_file", ""},
+		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"}, {"external_pid_file", ""},
 	}
 	major := p.Identity.MajorVersion
-	if major >= 15 {
-		list = append(list, Setting{"archive_library", ""})
-	}
 	if major < 16 {
 		list = append(list, Setting{"promote_trigger_file", ""})
+	}
+	if standby != nil {
+		list = append(list, Setting{"recovery_target_timeline", "latest"}, Setting{"primary_conninfo", standby.Conninfo}, Setting{"primary_slot_name", standby.Slot})
+		return append(list, targetSettings(Target{})...)
+	}
+	list = append(list, Setting{"recovery_target_timeline", p.Timeline.String()},
+		Setting{"archive_mode", "off"}, Setting{"archive_command", ""},
+		Setting{"synchronous_standby_names", ""}, Setting{"primary_conninfo", ""}, Setting{"primary_slot_name", ""},
+		Setting{"max_logical_replication_workers", "0"})
+	if major >= 15 {
+		list = append(list, Setting{"archive_library", ""})
 	}
 	if major >= 17 {
 		list = append(list, Setting{"sync_replication_slots", "off"}, Setting{"synchronized_standby_slots", ""})
@@ -112,8 +128,9 @@ func RestoreCommand(command []string) string {
 var settingLine = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|\s)`)
 
 // mergeAutoConf puts the settings at the end of a postgresql.auto.conf. Lines
-// that set one of them go, and so does the block of an earlier restore.
-func mergeAutoConf(old string, settings []Setting) (string, error) {
+// that set one of them go, and so does the block of an earlier restore. begin
+// is what stands above the settings.
+func mergeAutoConf(old, begin string, settings []Setting) (string, error) {
 	names := map[string]bool{}
 	for _, s := range settings {
 		names[s.Name] = true
@@ -124,15 +141,15 @@ func mergeAutoConf(old string, settings []Setting) (string, error) {
 		if m := settingLine.FindStringSubmatch(line); m != nil && names[strings.ToLower(m[1])] {
 			continue
 		}
-		if line == blockBegin || line == blockSaid || line == blockEnd {
+		if strings.HasPrefix(line, blockMark) || line == blockSaid {
 			continue
 		}
 		b.WriteString(line + "\n")
 	}
-	b.WriteString(blockBegin + "\n" + blockSaid + "\n")
+	b.WriteString(begin + "\n")
 	for _, s := range settings {
 		if strings.ContainsAny(s.Value, "\n\r\x00") {
-			return "", fmt.Errorf("setting %s: %q cannot stand in postgresql.conf: it has a line break", s.Name, s.Value)
+			return "", fmt.Errorf("setting %s: what has a line break cannot stand in postgresql.conf", s.Name)
 		}
 		b.WriteString(s.String() + "\n")
 	}

@@ -34,7 +34,11 @@ func (r *restore) configure(ctx context.Context) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	conf, err := mergeAutoConf(string(old), r.SettingsIn(r.cfg))
+	begin, signal := blockBegin+"\n"+blockSaid, "recovery.signal"
+	if r.cfg.Standby != nil {
+		begin, signal = blockStandby, "standby.signal"
+	}
+	conf, err := mergeAutoConf(string(old), begin, r.SettingsIn(r.cfg))
 	if err != nil {
 		return err
 	}
@@ -42,7 +46,7 @@ func (r *restore) configure(ctx context.Context) error {
 		return err
 	}
 	crashpoint.Hit(crashpoint.RestoreConfigured)
-	return writeNew(r.data(), "recovery.signal", nil, r.owner)
+	return writeNew(r.data(), signal, nil, r.owner)
 }
 
 // checkLabel refuses a data directory without backup_label: PostgreSQL would

@@ -34,9 +34,22 @@ func (r *restore) layDown(ctx context.Context) error {
 		return err
 	}
 	files := newChecklist(m)
+	laid, err := r.keep(ctx, m, files)
+	if err != nil {
+		return err
+	}
+	list, err := r.openParts()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = list.file.Close() }() // each line was synced
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(r.cfg.Jobs)
 	for _, part := range r.Backup.Parts {
+		if _, done := laid[part.Name]; done {
+			r.progress.add(part.PlainBytes)
+			continue
+		}
 		pl := r.place(part.Tablespace)
 		if pl == nil {
 			return errors.Join(fmt.Errorf("%s is of tablespace %d, which the backup does not list", part.Name, part.Tablespace), group.Wait())
@@ -45,6 +58,9 @@ func (r *restore) layDown(ctx context.Context) error {
 			x := &extractor{restore: r, place: pl, files: files}
 			if err := x.part(ctx, part); err != nil {
 				return fmt.Errorf("%s: %w", part.Name, err)
+			}
+			if err := list.add(laidPart{part.Name, x.laid}); err != nil {
+				return err
 			}
 			crashpoint.Hit(crashpoint.RestorePartLaid)
 			return nil
@@ -105,7 +121,7 @@ type extractor struct {
 	*restore
 	place *place
 	files *checklist
-	laid  []string // files that are to be made durable
+	laid  []string // its files so far, by their names in place
 }
 
 // early is from which size on the kernel is to begin writing a file at once.
@@ -213,10 +229,7 @@ func (x *extractor) makeDirs(name string) error {
 }
 
 func (x *extractor) file(name string, mode fs.FileMode, body io.Reader) error {
-	listed := name
-	if x.place.oid != 0 {
-		listed = fmt.Sprintf("pg_tblspc/%d/%s", x.place.oid, name)
-	}
+	listed := x.place.listed(name)
 	want, err := x.files.take(listed)
 	if err != nil {
 		return err
@@ -256,16 +269,15 @@ func (x *extractor) sync(dir *os.File) error {
 	return err
 }
 
-// fillFile writes body to f and compares it with the manifest.
-func fillFile(f *os.File, body io.Reader, want backup.ManifestFile) error {
-	var w io.Writer = f
+// fillFile writes body to w and compares it with the manifest.
+func fillFile(w io.Writer, body io.Reader, want backup.ManifestFile) error {
 	var sum interface{ Sum([]byte) []byte }
 	if want.Algorithm != "" {
 		h, err := backup.NewChecksum(want.Algorithm)
 		if err != nil {
 			return err
 		}
-		w, sum = io.MultiWriter(f, h), h
+		w, sum = io.MultiWriter(w, h), h
 	}
 	n, err := io.Copy(w, body)
 	switch {

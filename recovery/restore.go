@@ -30,6 +30,9 @@ type RestoreConfig struct {
 	// Identity is the file with the secret keys that Command names, if any:
 	// whoever runs PostgreSQL must be able to read it.
 	Identity string
+	// Standby, if set, makes a standby, whose restore_command reads the
+	// spool of Source itself.
+	Standby *Standby
 	// TablespaceMap gives tablespaces another place, old path to new.
 	TablespaceMap map[string]string
 	// Owner is who the files shall belong to. Nil leaves it to whoever runs
@@ -55,6 +58,8 @@ const (
 	// unfinished is in the side directory from the first byte to the last,
 	// and holds the command that removes what was made.
 	unfinished = "unfinished"
+	// partsFile lists the parts that are laid down, see [laidPart].
+	partsFile = "parts"
 	// heldBack is pg_control until everything else is durable. Without it
 	// no server starts.
 	heldBack    = "global/pg_control.walstream"
@@ -63,13 +68,22 @@ const (
 
 // SettingsIn is the recovery configuration that Execute will write.
 func (p *Plan) SettingsIn(cfg RestoreConfig) []Setting {
-	return p.Settings(append(cfg.Command[:len(cfg.Command):len(cfg.Command)], "--spool", SideDir(cfg.Dir)))
+	command, spool := cfg.Command[:len(cfg.Command):len(cfg.Command)], SideDir(cfg.Dir)
+	if cfg.Standby != nil {
+		spool = cfg.Source.Spool // what comes later is there, and in no plan
+	}
+	if spool != "" {
+		command = append(command, "--spool", spool)
+	}
+	return p.Settings(command, cfg.Standby)
 }
 
 // Execute restores the backup of the plan and prepares recovery to its target;
 // whoever calls it starts PostgreSQL. Nothing that exists is overwritten. All
 // checks of the target come before the first byte. After an error the
-// directory cannot be started, and the error says how to begin anew.
+// directory cannot be started, and the error says how to begin anew. A restore
+// that was interrupted goes on when it is executed again with the same backup,
+// target, and places.
 func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	r, err := p.prepare(cfg)
 	if err != nil {
@@ -77,8 +91,13 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	}
 	if err := r.run(ctx); err != nil {
 		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
-		if isDamage(err) || errors.Is(err, archive.ErrNotExist) {
+		switch {
+		case errors.Is(err, errNotOurs):
+			return hint.With(err, "%s", elsewhere(cfg.Dir))
+		case isDamage(err) || errors.Is(err, archive.ErrNotExist):
 			err = hint.With(err, "another backup, by --backup, may be good: walstream list backups")
+		default:
+			err = hint.With(err, "go on with what is missing: walstream restore DIR")
 		}
 		return hint.With(err, "remove what was restored so far and begin anew: %s", r.removal())
 	}
@@ -95,6 +114,10 @@ type restore struct {
 	readSpool func() (*segment.SpoolView, error)
 	places    []place // the data directory first, then tablespaces
 	progress  *progress
+
+	begun    bool // by an earlier restore, which made the side directory
+	resuming bool // which also laid files down
+	whole    bool // all of them: pg_control has its name
 }
 
 // place is a directory that parts of the backup go to.
@@ -135,15 +158,7 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	if err := r.checkUnfinished(); err != nil {
 		return nil, err
 	}
-	for _, pl := range r.places {
-		if err := checkEmpty(pl.path); err != nil {
-			return nil, err
-		}
-	}
-	if err := checkWritable(filepath.Dir(cfg.Dir)); err != nil { // for the side directory
-		return nil, err
-	}
-	if err := r.checkSpace(); err != nil {
+	if err := r.checkPlaces(); err != nil {
 		return nil, err
 	}
 	if r.owner, err = ownerFor(cfg); err != nil {
@@ -152,26 +167,27 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	if err := r.owner.mayRead(cfg.Identity); err != nil {
 		return nil, hint.With(err, "give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", r.owner.UID, hint.Quote(cfg.Identity), hint.Quote(filepath.Dir(cfg.Dir)))
 	}
-	if _, err := mergeAutoConf("", p.SettingsIn(cfg)); err != nil {
+	if _, err := mergeAutoConf("", "", p.SettingsIn(cfg)); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// checkUnfinished refuses a place where a restore was interrupted. What that
-// one made it has written down: tablespaces that this one would use may be
-// those of a server.
-func (r *restore) checkUnfinished() error {
-	removal, err := os.ReadFile(filepath.Join(r.side, unfinished))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+// checkPlaces looks at where a restore shall go that does not go on with
+// another.
+func (r *restore) checkPlaces() error {
+	if r.resuming {
 		return nil
-	case err != nil:
-		return err
-	case len(removal) == 0: // killed before it made anything else
-		removal = []byte("rm -rf " + hint.Quote(r.side))
 	}
-	return hint.Errorf(strings.TrimSpace(string(removal)), "an earlier restore was interrupted there")
+	for _, pl := range r.places {
+		if err := checkEmpty(pl.path); err != nil {
+			return err
+		}
+	}
+	if err := checkWritable(filepath.Dir(r.cfg.Dir)); err != nil { // for the side directory
+		return err
+	}
+	return r.checkSpace()
 }
 
 // removal is the command that removes what a restore made.
@@ -215,6 +231,13 @@ func checkWritable(dir string) error {
 }
 
 func (r *restore) run(ctx context.Context) (err error) {
+	if r.whole {
+		if err := r.open(); err != nil {
+			return err
+		}
+		defer r.close()
+		return r.finish(ctx)
+	}
 	if err := r.makeSide(); err != nil {
 		return err
 	}
@@ -238,12 +261,14 @@ func (r *restore) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// open makes the directories and keeps them open.
+// open makes the directories, if need be, and keeps them open.
 func (r *restore) open() error {
 	for i := range r.places {
 		pl := &r.places[i]
-		if err := makeDir(pl.path, r.owner); err != nil {
-			return err
+		if !r.whole {
+			if err := makeDir(pl.path, r.owner); err != nil {
+				return err
+			}
 		}
 		root, err := os.OpenRoot(pl.path)
 		if err != nil {
@@ -267,8 +292,10 @@ func (r *restore) data() *os.Root { return r.places[0].root }
 // finish makes the directory one that a server can start in.
 func (r *restore) finish(context.Context) error {
 	crashpoint.Hit(crashpoint.RestoreSynced)
-	if err := r.data().Rename(heldBack, controlFile); err != nil {
-		return err
+	if !r.whole {
+		if err := r.data().Rename(heldBack, controlFile); err != nil {
+			return err
+		}
 	}
 	crashpoint.Hit(crashpoint.RestoreControlNamed)
 	if err := syncIn(r.data(), "global"); err != nil {

@@ -251,7 +251,7 @@ func TestExecuteRefusesDamage(t *testing.T) {
 				t.Errorf("hints %q", h)
 			}
 			again := m.plan.Execute(context.Background(), cfg)
-			if again == nil || !strings.Contains(again.Error(), "interrupted") {
+			if again == nil || !strings.Contains(again.Error(), c.want) {
 				t.Errorf("again: %v", again)
 			}
 		})
@@ -345,13 +345,6 @@ func TestInterruptedElsewhere(t *testing.T) {
 	cfg.TablespaceMap = nil
 	if h := hint.Of(m.plan.Check(cfg)); len(h) != 1 || h[0] != made {
 		t.Errorf("hints %q, want %q", h, made)
-	}
-	// Killed before the mark was written it had made nothing else.
-	if err := os.Truncate(filepath.Join(SideDir(cfg.Dir), unfinished), 0); err != nil {
-		t.Fatal(err)
-	}
-	if h := hint.Of(m.plan.Check(cfg)); len(h) != 1 || h[0] != "rm -rf "+SideDir(cfg.Dir) {
-		t.Errorf("hints %q", h)
 	}
 }
 

@@ -15,10 +15,10 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// makeSide makes the directory beside the data directory. One that an earlier
+// makeSide makes the directory beside the data directory. One that another
 // restore left is kept under another name: it may hold WAL.
 func (r *restore) makeSide() error {
-	if _, err := os.Lstat(r.side); err == nil {
+	if _, err := os.Lstat(r.side); err == nil && !r.begun {
 		old := r.side + ".old"
 		for n := 1; ; n++ {
 			if _, err := os.Lstat(old); errors.Is(err, fs.ErrNotExist) {
@@ -41,11 +41,14 @@ func (r *restore) makeSide() error {
 	if err != nil {
 		return err
 	}
-	return r.writeSide(map[string][]byte{
-		unfinished: []byte(r.removal() + "\n"), planFile: append(plan, '\n'), "walstream.json": append(identity, '\n'),
-	})
+	// Where there is a plan, the mark is already.
+	if err := r.writeSide(map[string][]byte{unfinished: []byte(r.removal() + "\n")}); err != nil {
+		return err
+	}
+	return r.writeSide(map[string][]byte{planFile: append(plan, '\n'), "walstream.json": append(identity, '\n')})
 }
 
+// writeSide puts files into the side directory, each all at once.
 func (r *restore) writeSide(files map[string][]byte) error {
 	root, err := os.OpenRoot(r.side)
 	if err != nil {
@@ -53,17 +56,27 @@ func (r *restore) writeSide(files map[string][]byte) error {
 	}
 	defer func() { _ = root.Close() }() // a directory handle, nothing is pending
 	for name, body := range files {
-		if err := writeNew(root, name, body, r.owner); err != nil {
+		err := root.Remove(name + tmpSuffix)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = writeNew(root, name+tmpSuffix, body, r.owner)
+		}
+		if err == nil {
+			err = root.Rename(name+tmpSuffix, name)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return syncIn(root, ".")
 }
 
+const tmpSuffix = ".tmp"
+
 // copySpool copies the WAL that only the spool holds, and its histories. It is
-// done first: that WAL may be the only copy there is.
+// done first: that WAL may be the only copy there is. A standby goes on reading
+// the spool instead.
 func (r *restore) copySpool(ctx context.Context) error {
-	if r.cfg.Source.Spool == "" {
+	if r.cfg.Source.Spool == "" || r.cfg.Standby != nil {
 		return nil
 	}
 	view, err := r.readSpool()
@@ -119,7 +132,11 @@ func (r *restore) copyPiece(view *segment.SpoolView, id segment.ID) error {
 	if !p.Complete {
 		name = fmt.Sprintf("%s.%08X.tail", name, p.To)
 	}
-	f, err := os.OpenFile(filepath.Join(r.side, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	name = filepath.Join(r.side, name)
+	if err := os.Remove(name + tmpSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name+tmpSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -127,10 +144,10 @@ func (r *restore) copyPiece(view *segment.SpoolView, id segment.ID) error {
 	if err == nil {
 		err = errors.Join(r.owner.give(f), f.Sync())
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(f.Name()) // what stays is no whole piece
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
 	}
-	return err
+	return os.Rename(f.Name(), name)
 }
 
 // spoolPiece finds the longest piece of a segment in a spool; errNotHere when
