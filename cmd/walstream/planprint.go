@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
@@ -22,14 +23,20 @@ type planView struct {
 	Backup   backupView         `json:"backup"`
 	Dir      string             `json:"dir"`
 	Settings []recovery.Setting `json:"settings"`
+	Recovery *recoveryEnd       `json:"recovery,omitempty"`
 }
 
 // printPlan shows a plan: all of it before it is carried out, afterwards what
-// came of it.
-func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, done bool) error {
+// came of it, also of the recovery if that was followed. Passwords are left out.
+func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, end *recoveryEnd, done bool) error {
 	settings := p.SettingsIn(conf)
+	for i, s := range settings {
+		if s.Name == "primary_conninfo" {
+			settings[i].Value = config.Mask(s.Value)
+		}
+	}
 	if a.json {
-		return term.JSON(a.stdout, planView{p, viewBackup(&p.Backup), conf.Dir, settings})
+		return term.JSON(a.stdout, planView{p, viewBackup(&p.Backup), conf.Dir, settings, end})
 	}
 	table := term.NewTable(a.stdout)
 	table.Row("target", join(p.Target.String(), p.Target.Inclusion(), "timeline "+p.Timeline.String()+wordFor(p.Target.Timeline)))
@@ -44,6 +51,9 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, done bool
 	if !done {
 		writesRows(table, p, conf, settings)
 	}
+	if end != nil {
+		table.Row("reached", end.String())
+	}
 	for i, w := range p.Warnings {
 		table.Row(first(i, "WARNING"), w)
 	}
@@ -57,12 +67,12 @@ func writesRows(table *term.Table, p *recovery.Plan, conf recovery.RestoreConfig
 		writes += " (" + term.Size(fs.Free) + " free)"
 	}
 	table.Row("writes", writes)
-	if n := len(p.SpoolOnly); n > 0 {
+	if n := len(p.SpoolOnly); n > 0 && conf.Standby == nil {
 		table.Row("", term.Count(n, "segment")+" that only the spool holds, to "+recovery.SideDir(conf.Dir))
 	}
 	n := 0
 	for _, s := range settings {
-		if s.Name == "restore_command" || strings.HasPrefix(s.Name, "recovery_target") && s.Value != "" {
+		if s.Value != "" && (s.Name == "restore_command" || strings.HasPrefix(s.Name, "recovery_target") || strings.HasPrefix(s.Name, "primary_")) {
 			table.Row(first(n, "settings"), s.String())
 			n++
 		}
@@ -125,16 +135,28 @@ func backupText(p *recovery.Plan) string {
 }
 
 // nextSteps tells what a restored cluster does and does not do.
-func nextSteps(p *recovery.Plan, dir string) string {
+func nextSteps(p *recovery.Plan, conf recovery.RestoreConfig) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored; start it with PostgreSQL %d:  %spg_ctl -D %s start\n", p.Identity.MajorVersion, asOwner(dir), hint.Quote(dir))
+	fmt.Fprintf(&b, "restored; start it with PostgreSQL %d:  %spg_ctl -D %s start\n", p.Identity.MajorVersion, asOwner(conf.Dir), hint.Quote(conf.Dir))
+	if s := conf.Standby; s != nil {
+		if s.Slot != "" {
+			fmt.Fprintf(&b, "it needs its slot on the server that it streams from:  SELECT pg_create_physical_replication_slot('%s');\n", s.Slot)
+		}
+		if s.Conninfo == "" {
+			b.WriteString("it follows the archive only; with --primary-conninfo it would stream\n")
+		}
+		b.WriteString("once it is promoted, the primary's settings for archiving and synchronous standbys are its own\n")
+		return b.String()
+	}
 	if p.Target.Action == recovery.ActionPause {
 		b.WriteString("it pauses at the target; look, then make it live:  SELECT pg_wal_replay_resume();\n")
 	}
-	b.WriteString("it archives nothing, waits for no standby and connects to nothing; to change that once it\n" +
-		"is live, remove the block of walstream from its postgresql.auto.conf and restart it\n")
+	b.WriteString(harmless)
 	return b.String()
 }
+
+const harmless = "it archives nothing, waits for no standby and connects to nothing; to change that once it\n" +
+	"is live, remove the block of walstream from its postgresql.auto.conf and restart it\n"
 
 // asOwner begins a command that the owner of dir has to run.
 func asOwner(dir string) string {

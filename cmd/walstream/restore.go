@@ -10,10 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
@@ -28,6 +30,11 @@ type restoreFlags struct {
 	owner                string
 	jobs                 int
 	dryRun               bool
+	standby              bool
+	conninfo             string
+	onError              onErrorMode
+	wait                 bool
+	pgBin                string
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -36,12 +43,20 @@ func (a *app) restoreCommand() *cobra.Command {
 		Use: "restore DIR", Short: "Restore the cluster into DIR, to the end of WAL or any moment before", Args: wants("DIR"),
 		Long: `Restore a backup into DIR, which must be empty or absent, and prepare recovery to
 the target: start it with "pg_ctl -D DIR start". Without a target recovery goes
-to the end of WAL, including what only the spool (--spool) holds.
+to the end of WAL, including what only the spool (--spool) holds. With --wait it
+is started here, closed to clients, and where recovery ends is compared with the
+plan.
 
-What cannot be reached is refused before anything is written.`,
+With --standby it becomes a replica: it catches up from the archive, and then
+streams from the server in --primary-conninfo, with its slot --slot if there is
+one. Without --primary-conninfo it follows the archive only.
+
+What cannot be reached is refused before anything is written. A restore that was
+interrupted goes on when the same command is given again.`,
 		Example: `  walstream restore /srv/restored --target-time '2026-11-22 09:41' --dry-run
   walstream restore /srv/restored --target-time '10 minutes ago'
-  walstream restore /srv/restored`,
+  walstream restore /srv/restored
+  walstream restore /srv/replica --standby --primary-conninfo 'host=db1 user=walstream'`,
 		RunE: a.runs(func(ctx context.Context, args []string) error { return a.restore(ctx, args[0], f) }),
 	}
 	flags := cmd.Flags()
@@ -58,6 +73,11 @@ What cannot be reached is refused before anything is written.`,
 	flags.StringVar(&f.owner, "owner", "", "as root: the user who shall own the files (default: the owner of DIR or its parent)")
 	flags.IntVar(&f.jobs, "jobs", 4, "parts to restore at the same time")
 	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "show the plan, write nothing")
+	flags.BoolVar(&f.standby, "standby", false, "make a standby, which keeps the settings for archiving and synchronous standbys")
+	flags.StringVar(&f.conninfo, "primary-conninfo", "", "where the standby streams from")
+	flags.Var(&f.onError, "on-error", "what wal-get tells the standby of trouble: retry, or fatal for one that is to take over (default retry)")
+	flags.BoolVar(&f.wait, "wait", false, "start PostgreSQL, follow recovery to its end and compare it with the plan")
+	flags.StringVar(&f.pgBin, "pg-bin", "", "directory of PostgreSQL's programs for --wait (default: pg_config's, or the usual ones)")
 	cmd.MarkFlagsMutuallyExclusive("target-time", "target-lsn", "target-xid", "target-name", "target-immediate")
 	return cmd
 }
@@ -79,8 +99,14 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	var s *restored
+	if f.wait {
+		if s, err = findPrograms(ctx, f.pgBin, conf.Dir, plan.Identity.MajorVersion); err != nil {
+			return err
+		}
+	}
 	if f.dryRun {
-		if err := a.printPlan(plan, conf, false); err != nil {
+		if err := a.printPlan(plan, conf, nil, false); err != nil {
 			return err
 		}
 		if err := plan.Check(conf); err != nil {
@@ -93,10 +119,23 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 	if err := progress.While(ctx, func(ctx context.Context) error { return plan.Execute(ctx, conf) }); err != nil {
 		return err
 	}
-	if err := a.printPlan(plan, conf, true); err != nil {
+	if s == nil {
+		if err := a.printPlan(plan, conf, nil, true); err != nil {
+			return err
+		}
+		return a.say("%s", nextSteps(plan, conf))
+	}
+	end, err := s.follow(ctx, plan, term.NewProgress(a.stderr, conf.Log, "recovery"))
+	if err != nil {
 		return err
 	}
-	return a.say("%s", nextSteps(plan, conf.Dir))
+	if err := a.printPlan(plan, conf, end, true); err != nil {
+		return err
+	}
+	if err := a.say("%s", s.nextSteps(end)); err != nil || len(end.Differs) == 0 {
+		return err
+	}
+	return &problemsError{"recovery did not end as planned"}
 }
 
 // say prints to standard output what --json does not need.
@@ -120,6 +159,12 @@ func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f
 		}
 		conf.TablespaceMap[filepath.Clean(from)] = filepath.Clean(to)
 	}
+	if f.standby {
+		conf.Standby = &recovery.Standby{Conninfo: f.conninfo}
+		if c.FromFlag("slot") { // elsewhere it is the receiver's
+			conf.Standby.Slot = c.Slot
+		}
+	}
 	var err error
 	if conf.Dir, err = filepath.Abs(dir); err != nil {
 		return conf, err
@@ -139,6 +184,9 @@ func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f
 		conf.Log.Warn().Str("spool", c.SpoolDir).Msg("no spool there: commits that only a receiver has so far are not restored")
 	}
 	conf.Command, err = restoreCommand(c, conf.Source.Archive.Store())
+	if f.onError != "" {
+		conf.Command = append(conf.Command, "--on-error", string(f.onError))
+	}
 	return conf, err
 }
 
@@ -191,8 +239,27 @@ func (f restoreFlags) target(now time.Time) (recovery.Target, error) {
 	if f.action != "" {
 		t.Action, aerr = recovery.ParseAction(f.action)
 	}
-	if err := errors.Join(err, terr, aerr); err != nil {
+	if err := errors.Join(err, terr, aerr, f.standbyError(t)); err != nil {
 		return t, err
 	}
 	return t, t.Validate()
+}
+
+// standbyError says what does not go together with a standby, or without.
+func (f restoreFlags) standbyError(t recovery.Target) error {
+	switch {
+	case !f.standby && (f.conninfo != "" || f.onError != ""):
+		return hint.Errorf("--standby", "--primary-conninfo and --on-error are for a standby")
+	case !f.standby:
+		return nil
+	case t.Kind != recovery.KindEnd || f.exclusive || f.action != "" || t.Timeline != recovery.TargetTimeline{}:
+		return hint.Errorf("leave out either --standby or the --target flags", "a standby has no target: it follows its primary, also to the next timeline")
+	case f.wait:
+		return hint.Errorf("leave out --wait, and start it", "recovery of a standby has no end to wait for")
+	}
+	_, err := pgconn.ParseConfig(f.conninfo)
+	if err != nil && strings.Contains(err.Error(), "failed to parse as") { // all else depends on where the standby runs
+		return err
+	}
+	return nil
 }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/recovery"
+)
+
+// Restores that start PostgreSQL themselves, while the primary with the same
+// port and configuration runs, and what they say of its recovery.
+func TestRestoreWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	steps := w.history(3)
+	w.archived()
+	wait := func(name string, code int, args ...string) (end recoveryEnd, c *testkit.Cluster) {
+		t.Helper()
+		dir := filepath.Join(w.dir, name)
+		t.Cleanup(func() {
+			testkit.Command(t, filepath.Join(w.primary.Bin, "pg_ctl"), "-D", dir, "-m", "immediate", "stop").Run()
+		})
+		out, errs, have := w.run(append([]string{"restore", dir, "--wait", "--json"}, args...)...)
+		if have != code {
+			t.Fatalf("exit code %d, want %d\n%s%s", have, code, out, errs)
+		}
+		return decode(t, out, &struct{ Recovery recoveryEnd }{}).Recovery, &testkit.Cluster{SocketDir: recovery.SideDir(dir), Port: socketPort}
+	}
+
+	end, c := wait("paused", 0, "--target-xid", steps[1].xid)
+	if rows := c.Psql(t, "SELECT count(*) FROM steps"); !end.Paused || end.Live || rows != "2" {
+		t.Errorf("%s rows, %+v", rows, end)
+	}
+	if got := c.Psql(t, "SHOW listen_addresses"); got != "" {
+		t.Errorf("it listens on %s", got)
+	}
+	end, c = wait("promoted", 0, "--target-xid", steps[1].xid, "--target-action", "promote")
+	if state := c.Psql(t, "SELECT pg_is_in_recovery()"); !end.Live || state != "f" {
+		t.Errorf("in recovery: %s, %+v", state, end)
+	}
+	end, c = wait("end", 0)
+	if rows := c.Psql(t, "SELECT count(*) FROM steps"); !end.Live || rows != "3" || end.LastFinish.IsZero() {
+		t.Errorf("%s rows, %+v", rows, end)
+	}
+	end, c = wait("shut", 0, "--target-lsn", steps[0].lsn, "--target-action", "shutdown")
+	if _, err := c.Query("SELECT 1"); err == nil || end.Socket != "" {
+		t.Errorf("it still runs: %+v", end)
+	}
+	if exists(filepath.Join(w.dir, "shut", "postmaster.pid")) {
+		t.Error("it was not shut down")
+	}
+
+	// Programs that are not there, and of another version.
+	fake := filepath.Join(w.dir, "fake")
+	if err := os.Mkdir(fake, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for body, want := range map[string]string{"": "its programs are not found", "#!/bin/sh\necho 'postgres (PostgreSQL) 9.6'\n": "those in " + fake + " are of 9"} {
+		if err := os.WriteFile(filepath.Join(fake, "postgres"), []byte(body), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, errs, code := w.run("restore", filepath.Join(w.dir, "other"), "--wait", "--pg-bin", fake)
+		if code != 1 || !strings.Contains(errs, want) || exists(filepath.Join(w.dir, "other")) {
+			t.Errorf("exit code %d, want %q in\n%s", code, want, errs)
+		}
+	}
+	// A server that cannot start says why.
+	w.primary.Psql(t, "ALTER SYSTEM SET ssl = on")
+	w.must("backup", "--checkpoint", "fast")
+	dir := filepath.Join(w.dir, "broken")
+	if _, errs, code := w.run("restore", dir, "--wait"); code != 1 || !strings.Contains(errs, "FATAL") || !strings.Contains(errs, "hint: all that the server said: less "+dir) {
+		t.Errorf("exit code %d\n%s", code, errs)
+	}
+}
+
+// A recovery that ended elsewhere is told apart from the plan.
+func TestRecoveryEndCompare(t *testing.T) {
+	end := recoveryEnd{LSN: 0x200}
+	p := &recovery.Plan{End: 0x300, WAL: []recovery.Range{{Timeline: 1, Last: "000000010000000000000001"}}, Target: recovery.Target{Kind: recovery.KindLSN}}
+	end.compare(p, t.TempDir())
+	if text := end.String(); len(end.Differs) != 2 || !strings.Contains(text, "NOT as planned: the plan was to end at 0/300; which timeline it is on is not known") {
+		t.Error(text)
+	}
+}
