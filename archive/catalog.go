@@ -2,6 +2,8 @@ package archive
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"strings"
 
@@ -34,6 +36,27 @@ func (a *Archive) Timelines(ctx context.Context) ([]wal.Timeline, error) {
 		found = append(found, tli)
 		after = walPrefix + hex + "/" + endOfDir
 	}
+}
+
+// Histories reads the history files of the given timelines, and says of which
+// there is none that can be used, and why. Any other failure is an error.
+func (a *Archive) Histories(ctx context.Context, timelines []wal.Timeline) (known map[wal.Timeline]segment.History, unknown map[wal.Timeline]error, err error) {
+	known, unknown = map[wal.Timeline]segment.History{}, map[wal.Timeline]error{}
+	for _, tli := range timelines {
+		h, _, err := a.History(ctx, tli)
+		var damaged *CorruptError
+		switch {
+		case err == nil:
+			known[tli] = h
+		case errors.Is(err, ErrNotExist):
+			unknown[tli] = fmt.Errorf("%s is missing", HistoryName(tli))
+		case errors.As(err, &damaged):
+			unknown[tli] = err
+		default:
+			return nil, nil, err
+		}
+	}
+	return known, unknown, nil
 }
 
 func first(list iter.Seq2[Info, error]) (string, error) {

@@ -63,6 +63,16 @@ func (a *Archive) Writable() error {
 	return nil
 }
 
+// Readable fails when the archive is encrypted and there is no identity to read
+// it with. Whether that is the right one only reading tells.
+func (a *Archive) Readable() error {
+	if !a.identity.Encrypted {
+		return nil
+	}
+	_, err := a.identities()
+	return err
+}
+
 // EncryptionError says that an archive is encrypted and recipients are missing,
 // or the other way round. What an archive is was decided at first use.
 type EncryptionError struct {

@@ -49,7 +49,7 @@ type Prune struct {
 // that they lead to. It fails if there is none, or if it is not known whether
 // something is needed.
 func PlanPrune(ctx context.Context, a *archive.Archive, keep int, now time.Time) (*Prune, error) {
-	p := &Prune{a: a, histories: map[wal.Timeline]segment.History{}, stored: map[string]time.Time{}}
+	p := &Prune{a: a, stored: map[string]time.Time{}}
 	err := p.list(ctx)
 	if err == nil {
 		err = p.listTimelines(ctx)
@@ -107,24 +107,21 @@ func (p *Prune) listTimelines(ctx context.Context) error {
 		timelines = append(timelines, c.StartTimeline, c.Timeline)
 	}
 	slices.Sort(timelines)
-	var unknown wal.Timeline
-	for _, tli := range slices.Compact(timelines) {
-		h, _, err := p.a.History(ctx, tli)
-		var damaged *archive.CorruptError
-		switch {
-		case err == nil:
-			p.histories[tli], unknown = h, 0
-		case errors.Is(err, archive.ErrNotExist), errors.As(err, &damaged):
-			unknown, p.spared = tli, true
-			p.Notes = append(p.Notes, fmt.Sprintf("the history of timeline %s is not known; nothing of it is deleted", tli))
-		default:
-			return err
+	timelines = slices.Compact(timelines)
+	known, unknown, err := p.a.Histories(ctx, timelines)
+	if err != nil {
+		return err
+	}
+	p.histories, p.spared = known, len(unknown) > 0
+	for _, tli := range timelines {
+		if why := unknown[tli]; why != nil {
+			p.Notes = append(p.Notes, fmt.Sprintf("nothing of timeline %s is deleted: %v", tli, why))
+			err = hint.Errorf("where it is missing: walstream list timelines", "what is needed cannot be told: %w", why)
+		} else {
+			err = nil // only the newest matters
 		}
 	}
-	if unknown != 0 {
-		return hint.Errorf("where it is missing: walstream list timelines", "the history of timeline %s, the newest, is not known: what it needs cannot be told", unknown)
-	}
-	return nil
+	return err
 }
 
 // choose fills in Keep and Drop.

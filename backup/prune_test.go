@@ -253,7 +253,7 @@ func TestPruneUnknown(t *testing.T) {
 	_, a := pruneArchive(t)
 	addWAL(t, a, 2, 1, 3)
 	addBackup(t, a, "20261122T000000Z", 2, 2)
-	if _, err := PlanPrune(t.Context(), a, 1, time.Now()); err == nil || !strings.Contains(err.Error(), "history of timeline 2, the newest, is not known") {
+	if _, err := PlanPrune(t.Context(), a, 1, time.Now()); err == nil || !strings.Contains(err.Error(), "00000002.history is missing") {
 		t.Error(err)
 	}
 	h := segment.History{Timeline: 3, Ancestors: []segment.Switch{{Timeline: 1, End: 0x750000}}}

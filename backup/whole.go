@@ -2,7 +2,10 @@ package backup
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/segment"
@@ -16,7 +19,7 @@ func Whole(ctx context.Context, a *archive.Archive, c *Commit, h segment.History
 	if err := c.present(ctx, a); err != nil {
 		return err
 	}
-	missing, err := missingWAL(ctx, a, c.segments(h), segment.Position{Timeline: c.Timeline, LSN: c.StopLSN})
+	missing, err := missingWAL(ctx, a, c.WAL(h), segment.Position{Timeline: c.Timeline, LSN: c.StopLSN})
 	if err == nil && missing != "" {
 		err = &UnusableError{Object: "backup " + c.ID, Err: fmt.Errorf("WAL segment %s, which it needs, is missing", missing)}
 	}
@@ -49,8 +52,27 @@ func (c *Commit) present(ctx context.Context, a *archive.Archive) error {
 	return nil
 }
 
-// segments is the WAL from a backup's start to its stop on the way of h.
-func (c *Commit) segments(h segment.History) []archive.Range {
+// CheckPart reads a part of a backup and compares it with what was stored. It
+// fails with an [*archive.CorruptError] or [archive.ErrNotExist] if it is not
+// that. It needs no identity.
+func CheckPart(ctx context.Context, a *archive.Archive, p Part) error {
+	r, err := a.Store().Get(ctx, p.Name, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, r); err != nil {
+		return fmt.Errorf("get %s: %w", p.Name, err)
+	}
+	if have := hex.EncodeToString(sum.Sum(nil)); have != p.SHA256 {
+		return &archive.CorruptError{Object: p.Name, What: "sha256", Have: have, Want: p.SHA256}
+	}
+	return nil
+}
+
+// WAL is the segments from a backup's start to its stop on the way of h.
+func (c *Commit) WAL(h segment.History) []archive.Range {
 	var needed []archive.Range
 	size := c.SegmentSize
 	last := max(c.StopLSN, c.StartLSN+1) - 1

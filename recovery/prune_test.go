@@ -126,7 +126,9 @@ func (w *world) archived(tli wal.Timeline) bool {
 func (w *world) store(t *rapid.T, walLast bool) *archive.Archive {
 	store := archive.NewMem()
 	a, err := archive.Pin(t.Context(), store, w.facts.Identity)
-	put := func(name string, body []byte) { err = errors.Join(err, store.Put(t.Context(), name, bytes.NewReader(body))) }
+	put := func(name string, body []byte) {
+		err = errors.Join(err, store.Put(t.Context(), name, bytes.NewReader(body)))
+	}
 	for tli, h := range w.facts.Histories {
 		put(archive.HistoryName(tli), h.Format())
 	}

@@ -1,16 +1,21 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 )
 
 // prune deletes what it has shown, while a receiver archives and a backup is
-// being taken, and what stays can be restored.
-func TestPrune(t *testing.T) {
+// being taken; what stays can be restored, and verify says so until something is
+// damaged.
+func TestPruneAndVerify(t *testing.T) {
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"autovacuum = off"}})
 	w.receive("--create-slot")
 	w.primary.Psql(t, "CREATE TABLE t (n int)")
@@ -59,5 +64,30 @@ func TestPrune(t *testing.T) {
 	restored := w.startRestored(target)
 	if n := restored.Psql(t, "SELECT count(*) FROM t"); n != "60000" {
 		t.Errorf("%s of 60000 rows", n)
+	}
+
+	w.archived()
+	if out := w.must("verify", "--full"); !strings.Contains(out, "checked  3 backups") || !strings.Contains(out, "nothing is wrong") {
+		t.Error(out)
+	}
+	start := segment.At(1, v.Keep[0].StopLSN, 1<<20).Next() // behind the backup, before the next
+	name := filepath.Join(w.archive, archive.SegmentName(start, 1<<20))
+	body, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body[len(body)/2] ^= 1
+	if err := errors.Join(os.Chmod(name, 0o600), os.WriteFile(name, body, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code = w.run("verify")
+	if code != 3 || !strings.Contains(out, "is damaged") || !strings.Contains(out, "effect") ||
+		!strings.Contains(out, " (backup "+list.Backups[2].ID+") on timeline 1 cannot be reached") || !strings.Contains(errs, "1 problem") {
+		t.Errorf("verify: exit code %d\n%s%s", code, out, errs)
+	}
+	out, _, code = w.run("verify", "--since", "0s", "--json")
+	var found verifyView
+	if decode(t, out, &found); code != 0 || len(found.Problems) != 0 || found.Backups != 1 {
+		t.Errorf("verify --since: exit code %d\n%s", code, out)
 	}
 }
