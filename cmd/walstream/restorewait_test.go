@@ -22,14 +22,12 @@ func TestRestoreWait(t *testing.T) {
 	wait := func(name string, code int, args ...string) (end recoveryEnd, c *testkit.Cluster) {
 		t.Helper()
 		dir := filepath.Join(w.dir, name)
-		t.Cleanup(func() {
-			testkit.Command(t, filepath.Join(w.primary.Bin, "pg_ctl"), "-D", dir, "-m", "immediate", "stop").Run()
-		})
+		w.servers(dir)
 		out, errs, have := w.run(append([]string{"restore", dir, "--wait", "--json"}, args...)...)
 		if have != code {
 			t.Fatalf("exit code %d, want %d\n%s%s", have, code, out, errs)
 		}
-		return decode(t, out, &struct{ Recovery recoveryEnd }{}).Recovery, &testkit.Cluster{SocketDir: recovery.SideDir(dir), Port: socketPort}
+		return decode(t, out, &struct{ Recovery recoveryEnd }{}).Recovery, quarantined(dir)
 	}
 
 	end, c := wait("paused", 0, "--target-xid", steps[1].xid)
