@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test crash mutants fuzz memory backlog bench replay matrix chaos chaos-mutants lint demo clean
+.PHONY: build test crash mutants fuzz memory backlog bench replay targets matrix chaos chaos-mutants lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -58,6 +58,15 @@ bench: .bin/versitygw
 replay:
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestTroubleDuringReplay' -v -full
+
+# 1,000 random targets in a busy cluster with three timelines, each recovered by
+# PostgreSQL and compared row for row, and 500 restores from a damaged archive.
+# It prints its seed; TARGETS and DAMAGES make it shorter.
+TARGETS ?= 1000
+DAMAGES ?= 500
+targets:
+	@internal/setup/debian.sh test
+	$(GO) test ./cmd/walstream -run '^TestTargets$$' -count=1 -v -timeout 60m -targets $(TARGETS) -damages $(DAMAGES)
 
 # The whole path with every PostgreSQL version that is supported, whose server
 # programs it fetches; MATRIX=short takes the oldest and the newest only. It

@@ -42,8 +42,8 @@ type Plan struct {
 	LastFinish *wal.Finish `json:"last_finish,omitempty"`
 	// SpoolOnly is the WAL of this plan that the archive does not hold.
 	SpoolOnly []SpoolPiece `json:"spool_only,omitempty"`
-	// HoleBehind says that the segment behind the last one is missing while
-	// later ones exist. PostgreSQL reads ahead and will ask for it.
+	// HoleBehind says that a segment somewhere behind the last one is missing
+	// while later ones exist. PostgreSQL reads ahead and may ask for it.
 	HoleBehind bool     `json:"hole_behind,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
 }
@@ -123,7 +123,7 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need, Before: before, After: after}
 	p.WALEnd, _ = r.end()
 	p.Stop = r.instead(s)
-	p.HoleBehind = r.hole != nil && used == len(r.ids)
+	p.HoleBehind = r.hole != nil
 	if p.Target.Action == "" && t.Kind != KindEnd {
 		p.Target.Action = ActionPause
 	}

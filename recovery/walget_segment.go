@@ -120,11 +120,12 @@ func (g *walGet) mayEnd(ctx context.Context, id segment.ID) error {
 	return err
 }
 
-// readsAhead says whether a missing segment is the one behind the end of the
-// plan, of which the planner knew that it is missing: PostgreSQL asks for it
-// before it has replayed the record at which it stops.
+// readsAhead says whether a missing segment lies behind the end of a plan that
+// knew of a hole there: PostgreSQL may ask for it before it has replayed the
+// record at which it stops, several segments before where there is little in
+// them.
 func (g *walGet) readsAhead(id segment.ID) bool {
-	return g.plan != nil && g.plan.HoleBehind && id.No == uint64(g.plan.Need-1)/uint64(g.plan.Identity.SegmentSize)+1
+	return g.plan != nil && g.plan.HoleBehind && id.No > uint64(g.plan.Need-1)/uint64(g.plan.Identity.SegmentSize)
 }
 
 // beginning writes the longest verified beginning of a segment, filled up with

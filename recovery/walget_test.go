@@ -309,6 +309,9 @@ func TestWalGetWithPlan(t *testing.T) {
 		p.HoleBehind = true
 		g.withPlan(t, p, nil)
 		g.expect(t, g.store, seg(1, 3), Absent, nil)
+		p.WAL[0].Last, p.Need = seg(1, 1), 0x1A0000
+		g.withPlan(t, p, nil)
+		g.expect(t, g.store, seg(1, 3), Absent, nil)
 		unreachable := faulty{Store: g.store, get: func(name string) error {
 			if strings.Contains(name, seg(1, 3)) {
 				return errors.New("timeout")

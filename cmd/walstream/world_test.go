@@ -264,16 +264,31 @@ func (ws *writers) lost(t *testing.T, c *testkit.Cluster) []int {
 func (w *world) startRestored(dir string) *testkit.Cluster {
 	w.t.Helper()
 	c := testkit.Adopt(w.t, dir)
-	c.Start()
+	if recovers(w.t, c) == "stopped" {
+		w.t.Fatalf("PostgreSQL stopped:\n%s", c.Log())
+	}
+	return c
+}
+
+// recovers starts a server and waits until recovery has "paused" or "promoted",
+// or the server has "stopped".
+func recovers(t *testing.T, c *testkit.Cluster) (state string) {
+	t.Helper()
+	c.Launch()
 	paused := "pg_get_wal_replay_pause_state()"
 	if c.Major < 14 {
 		paused = "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' ELSE 'in recovery' END"
 	}
-	testkit.Wait(w.t, "recovery to end or pause", func() (bool, string) {
-		state, err := c.Query("SELECT CASE WHEN pg_is_in_recovery() THEN " + paused + " ELSE 'promoted' END")
+	testkit.Wait(t, "recovery to end or pause", func() (bool, string) {
+		if !c.Running() {
+			state = "stopped"
+			return true, ""
+		}
+		var err error
+		state, err = c.Query("SELECT CASE WHEN pg_is_in_recovery() THEN " + paused + " ELSE 'promoted' END")
 		return state == "paused" || state == "promoted", fmt.Sprintf("%s %v\n%s", state, err, c.Log())
 	})
-	return c
+	return state
 }
 
 // crash kills the primary and destroys its data directory.

@@ -1,0 +1,427 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// busy is an archive with a history of all that makes targets hard, and the
+// past of which it is: three timelines with backups on each, a hole in the
+// first, a clock that went back, and transactions that overlap.
+type busy struct {
+	*world
+	*past
+	rng      *rand.Rand
+	receiver *receiving
+	truth    string // the servers' own WAL, without what is lost
+
+	tli, parent wal.Timeline
+	fork        wal.LSN
+	sessions    []*session
+	pieces      map[string]*piece // those that were prepared, by GID
+	prepared    []*piece          // those that are
+	unprepared  bool              // none shall be
+	rows        []int             // committed, and in no open transaction
+	last        int               // number of the newest row
+	names       []string          // of restore points
+	undone      []uint32          // transactions that never ended
+}
+
+// session is a connection, and its open transaction.
+type session struct {
+	conn *pgconn.PgConn
+	open *piece
+}
+
+// piece is a transaction at work.
+type piece struct {
+	transaction
+	effects
+	took []int // rows that were there before
+}
+
+// newBusy makes the history. Equal seeds do the same things in the same order.
+func newBusy(t *testing.T, seed uint64) *busy {
+	t.Helper()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{
+		"wal_keep_size = 1GB", "autovacuum = off", "shared_buffers = 4MB", "max_connections = 20",
+	}})
+	w.env = append(w.env, "WALSTREAM_RESTORE_RETRY=300ms")
+	b := &busy{
+		world: w, rng: rand.New(rand.NewPCG(seed, 0)), truth: filepath.Join(w.dir, "truth"), pieces: map[string]*piece{},
+		past: &past{paths: map[wal.Timeline][]logged{}, work: map[transaction]*effects{}, lost: map[segment.ID]bool{}},
+	}
+	for _, sql := range []string{
+		"UPDATE pg_database SET datistemplate = false", "DROP DATABASE template0", "DROP DATABASE template1",
+		"CREATE TABLE worked (n int PRIMARY KEY, v text NOT NULL)",
+	} {
+		w.primary.Psql(t, sql)
+	}
+	testkit.Run(t, "mkdir", b.truth)
+	ahead := w.skew()
+	b.begin(1)
+
+	b.busyFor(20)
+	b.backup()
+	b.busyFor(25)
+	for range 4 { // some of that will be lost
+		b.fill(700_000)
+		b.busyFor(8)
+	}
+	b.mark("twice")
+	b.backup()
+	b.busyFor(30)
+	ahead(2)
+	b.busyFor(15)
+	ahead(0)
+	b.busyFor(15)
+	b.mark("once")
+	time.Sleep(300 * time.Millisecond) // nothing happens
+	b.mark("twice")
+	b.busyFor(15)
+	b.backup()
+	b.busyFor(25)
+	first := b.turn()
+	b.busyFor(25)
+	b.backup()
+	b.mark("abandoned")
+	b.busyFor(20)
+	b.leave(syscall.SIGINT)
+
+	b.follow(1, first)
+	b.busyFor(20)
+	b.backup()
+	b.busyFor(15)
+	b.mark("twice again")
+	second := b.turn()
+	b.busyFor(15)
+	b.mark("twice again")
+	b.busyFor(5)
+	if b.rng.IntN(2) == 0 {
+		b.leave(syscall.SIGKILL)
+		b.follow(2, second)
+	} else { // on to a branch that has nothing of timeline 2
+		b.leave(syscall.SIGINT)
+		b.spool = filepath.Join(b.dir, "fresh-spool")
+		b.follow(1, first)
+	}
+	b.busyFor(20)
+	b.backup()
+	b.busyFor(20)
+	b.mark("late")
+	b.busyFor(10)
+	b.leave(syscall.SIGKILL)
+	b.lose()
+	return b
+}
+
+// begin starts to work on a primary.
+func (b *busy) begin(tli wal.Timeline) {
+	t := b.t
+	t.Helper()
+	b.tli = tli
+	b.receiver = b.receive("--create-slot")
+	b.prepared = nil
+	taken := map[string]bool{}
+	for _, gid := range strings.Fields(b.primary.Psql(t, "SELECT gid FROM pg_prepared_xacts ORDER BY gid")) {
+		p := b.pieces[gid]
+		b.prepared = append(b.prepared, p)
+		for _, n := range p.took {
+			taken[fmt.Sprint(n)] = true
+		}
+	}
+	b.rows = nil
+	for _, line := range strings.Fields(b.primary.Psql(t, "SELECT n FROM worked ORDER BY n")) {
+		if n, err := strconv.Atoi(line); err == nil && !taken[line] {
+			b.rows = append(b.rows, n)
+		}
+	}
+	b.sessions = nil
+	for range 4 {
+		conn, err := pgconn.Connect(t.Context(), b.primary.Conninfo()+" dbname=postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.sessions = append(b.sessions, &session{conn: conn})
+	}
+}
+
+// do runs SQL in a session and returns the fields of all rows.
+func (s *session) do(t *testing.T, sql string) (fields []string) {
+	t.Helper()
+	results, err := s.conn.Exec(t.Context(), sql).ReadAll()
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	for _, r := range results {
+		for _, row := range r.Rows {
+			for _, f := range row {
+				fields = append(fields, string(f))
+			}
+		}
+	}
+	return fields
+}
+
+// busyFor lets n transactions end, and others begin.
+func (b *busy) busyFor(n int) {
+	b.t.Helper()
+	for n > 0 {
+		s := b.sessions[b.rng.IntN(len(b.sessions))]
+		switch what := b.rng.IntN(10); {
+		case s.open == nil:
+			b.open(s)
+		case what < 4:
+			b.change(s)
+		case what == 4:
+			b.attempt(s)
+		default:
+			b.end(s)
+			n--
+		}
+	}
+}
+
+const known = "SELECT pg_current_xact_id()::text::bigint % 4294967296, pg_current_wal_insert_lsn()"
+
+func (b *busy) open(s *session) {
+	got := s.do(b.t, "BEGIN; "+known)
+	lsn, err := wal.ParseLSN(got[1])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var xid uint32
+	fmt.Sscan(got[0], &xid)
+	s.open = &piece{transaction: transaction{b.tli, xid}, effects: effects{begun: lsn, rows: map[int]string{}}}
+	b.change(s)
+}
+
+// change writes a new row, or changes or deletes one that no other transaction
+// works on.
+func (b *busy) change(s *session) {
+	for n, v := range b.write(s) {
+		s.open.rows[n] = v
+	}
+}
+
+func (b *busy) write(s *session) map[int]string {
+	what := b.rng.IntN(4)
+	if what < 2 || len(b.rows) == 0 {
+		b.last++
+		v := strings.Repeat("x", b.rng.IntN(40)) + fmt.Sprint(s.open.xid)
+		s.do(b.t, fmt.Sprintf("INSERT INTO worked VALUES (%d, '%s')", b.last, v))
+		return map[int]string{b.last: v}
+	}
+	i := b.rng.IntN(len(b.rows))
+	n := b.rows[i]
+	b.rows = slices.Delete(b.rows, i, i+1)
+	s.open.took = append(s.open.took, n)
+	if what == 2 {
+		s.do(b.t, fmt.Sprintf("DELETE FROM worked WHERE n = %d", n))
+		return map[int]string{n: ""}
+	}
+	v := "changed by " + fmt.Sprint(s.open.xid)
+	s.do(b.t, fmt.Sprintf("UPDATE worked SET v = '%s' WHERE n = %d", v, n))
+	return map[int]string{n: v}
+}
+
+// attempt makes a subtransaction, and keeps what it did or not.
+func (b *busy) attempt(s *session) {
+	s.do(b.t, "SAVEPOINT s")
+	wrote := b.write(s)
+	if b.rng.IntN(2) == 0 {
+		s.do(b.t, "ROLLBACK TO s; RELEASE s") // what it took stays taken
+		return
+	}
+	for n, v := range wrote {
+		s.open.rows[n] = v
+	}
+	s.do(b.t, "RELEASE s")
+}
+
+// end ends a session's transaction, or one that was prepared.
+func (b *busy) end(s *session) {
+	p := s.open
+	gid := func(p *piece) string { return fmt.Sprintf("%s-%d", p.tli, p.xid) }
+	switch what := b.rng.IntN(10); {
+	case what < 6 || what > 6 && b.unprepared:
+		b.committed(p)
+		s.do(b.t, "COMMIT")
+	case what == 6:
+		b.rows = append(b.rows, p.took...)
+		s.do(b.t, "ROLLBACK")
+	default:
+		s.do(b.t, "PREPARE TRANSACTION '"+gid(p)+"'")
+		b.pieces[gid(p)] = p
+		b.prepared = append(b.prepared, p)
+	}
+	s.open = nil
+	if len(b.prepared) < 4 {
+		return
+	}
+	i := b.rng.IntN(len(b.prepared))
+	p = b.prepared[i]
+	b.prepared = slices.Delete(b.prepared, i, i+1)
+	if b.rng.IntN(3) == 0 {
+		b.rows = append(b.rows, p.took...)
+		s.do(b.t, "ROLLBACK PREPARED '"+gid(p)+"'")
+		return
+	}
+	b.committed(p)
+	s.do(b.t, "COMMIT PREPARED '"+gid(p)+"'")
+}
+
+func (b *busy) committed(p *piece) {
+	b.work[p.transaction] = &p.effects
+	for n, v := range p.rows {
+		if v != "" {
+			b.rows = append(b.rows, n)
+		}
+	}
+	slices.Sort(b.rows)
+	b.rows = slices.Compact(b.rows)
+}
+
+// fill makes WAL of that size.
+func (b *busy) fill(size int) {
+	b.sessions[0].do(b.t, fmt.Sprintf("SELECT pg_logical_emit_message(false, 'filler', repeat('f', %d))", size))
+}
+
+func (b *busy) mark(name string) {
+	b.primary.Psql(b.t, "SELECT pg_create_restore_point('"+name+"')")
+	b.names = append(b.names, name)
+}
+
+func (b *busy) backup() {
+	b.t.Helper()
+	b.must("backup", "--checkpoint", "fast")
+}
+
+// leave ends the work on a timeline by a signal to the server, and keeps what
+// the server wrote. Of one that is killed, its receiver has everything before,
+// and is killed too.
+func (b *busy) leave(sig syscall.Signal) {
+	t := b.t
+	t.Helper()
+	e := era{parent: b.parent, fork: b.fork}
+	for sig == syscall.SIGKILL && e.end == 0 {
+		b.primary.Psql(t, "SELECT pg_logical_emit_message(true, '', 'the last commit')")
+		const here = "SELECT pg_current_wal_insert_lsn()"
+		end := b.primary.Psql(t, here+" FROM pg_stat_replication WHERE flush_lsn = pg_current_wal_insert_lsn()")
+		if end == "" {
+			continue
+		}
+		b.receiver.kill()
+		if end != b.primary.Psql(t, here) { // of what came since, it may have a part
+			b.receiver = b.receive()
+			continue
+		}
+		var err error
+		if e.end, err = wal.ParseLSN(end); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.until = time.Now()
+	b.primary.Stop(sig)
+	if sig != syscall.SIGKILL {
+		b.receiver.stop()
+	}
+	for _, s := range b.sessions {
+		s.conn.Close(context.Background()) // the server is gone
+		if s.open != nil {
+			b.undone = append(b.undone, s.open.xid)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(b.primary.DataDir, "pg_wal", fmt.Sprintf("%08X*", uint32(b.tli))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Run(t, "cp", append(files, b.truth)...)
+	b.dump(t, b.primary, b.truth, e)
+}
+
+// turn makes a moment to go back to, in the middle of a segment. No transaction
+// is prepared in that segment: if it were still open where the next timeline
+// begins, PostgreSQL would look for it in the segment of the timeline before,
+// which restore_command was not asked for, and stop.
+func (b *busy) turn() string {
+	b.primary.Psql(b.t, "SELECT pg_switch_wal()")
+	b.unprepared = true
+	b.busyFor(8)
+	b.unprepared = false
+	return b.primary.Psql(b.t, "SELECT pg_current_wal_insert_lsn()")
+}
+
+// follow goes back to a moment of a timeline, and on from there.
+func (b *busy) follow(parent wal.Timeline, moment string) {
+	b.t.Helper()
+	b.primary = b.restore(filepath.Join(b.dir, fmt.Sprint("follows-", b.tli)),
+		"--target-lsn", moment, "--target-exclusive", "--target-timeline", parent.String(), "--target-action", "promote")
+	b.parent, b.fork = ended(b.t, b.primary)
+	b.begin(b.tli + 1)
+}
+
+// lose removes WAL from archive and spool: a segment between the first two
+// backups, and any other one.
+func (b *busy) lose() {
+	b.t.Helper()
+	var list struct {
+		Backups []struct {
+			ID       string
+			Timeline wal.Timeline
+			StartLSN wal.LSN `json:"start_lsn"`
+		}
+	}
+	decode(b.t, b.must("list", "backups", "--json"), &list)
+	for _, l := range list.Backups {
+		i := slices.IndexFunc(b.paths[l.Timeline], func(r logged) bool { return r.backupFrom == l.StartLSN })
+		if i < 0 {
+			b.t.Fatalf("pg_waldump shows no end of backup %s", l.ID)
+		}
+		b.backups = append(b.backups, based{l.ID, l.Timeline, l.StartLSN, b.paths[l.Timeline][i].end})
+	}
+	slices.SortFunc(b.backups, func(x, y based) int { return cmp.Or(cmp.Compare(y.tli, x.tli), cmp.Compare(y.stop, x.stop)) })
+
+	oldest := b.backups[len(b.backups)-1]
+	all, err := filepath.Glob(filepath.Join(b.archive, "wal", "*", "*.zst"))
+	if err != nil || len(all) < 10 {
+		b.t.Fatalf("%v, %v", all, err)
+	}
+	var other segment.ID // one behind which there is more
+	for other.No == 0 || b.eras[other.Timeline-1].end <= other.End(mib) {
+		name, _, _ := strings.Cut(filepath.Base(oneOf(b.rng, all)), ".")
+		if other, err = segment.ParseName(name, mib); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	for _, id := range []segment.ID{{Timeline: 1, No: segment.At(1, oldest.stop, mib).No + 1 + b.rng.Uint64N(2)}, other} {
+		b.lost[id] = true
+		for _, pattern := range []string{b.archive + "/wal/*/", b.spool + "/", b.spool + "/*/", b.truth + "/"} {
+			names, err := filepath.Glob(pattern + id.Name(mib) + "*")
+			for _, name := range names {
+				err = errors.Join(err, os.RemoveAll(name))
+			}
+			if err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+	b.t.Logf("%d timelines, %d backups, %d transactions, lost: %v", len(b.eras), len(b.backups), len(b.work), b.lost)
+}

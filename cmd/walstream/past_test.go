@@ -1,0 +1,409 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/recovery"
+	"github.com/walstream/walstream/segment"
+	"github.com/walstream/walstream/wal"
+)
+
+// past is what a test knows of a cluster without walstream: every WAL record as
+// pg_waldump shows the servers' own files, and what each transaction changed.
+// From that it tells what PostgreSQL can recover to, and with which rows.
+type past struct {
+	paths   map[wal.Timeline][]logged // of each timeline, those of its ancestors before them
+	eras    []era                     // timeline 1 first
+	work    map[transaction]*effects
+	backups []based // the newest first, later timelines before earlier ones
+	lost    map[segment.ID]bool
+}
+
+// era is a timeline, which has one server.
+type era struct {
+	parent wal.Timeline
+	fork   wal.LSN
+	end    wal.LSN   // what walstream has of it; all of it if not known before
+	until  time.Time // by its server's clock, no WAL came later
+}
+
+// logged is a WAL record.
+type logged struct {
+	tli        wal.Timeline
+	lsn, end   wal.LSN
+	finish     bool // a commit or an abort
+	commit     bool
+	prepared   bool // it ends or makes a prepared transaction
+	xid        uint32
+	time       time.Time
+	point      string  // name of a restore point
+	backupFrom wal.LSN // redo of the backup that the record ends
+}
+
+// transaction is known by the timeline on which it changed something: after a
+// recovery to an earlier moment, its number is given out again.
+type transaction struct {
+	tli wal.Timeline
+	xid uint32
+}
+
+// effects is what a transaction wrote: rows by number, empty ones are deleted.
+type effects struct {
+	begun wal.LSN
+	rows  map[int]string
+}
+
+// based is a base backup. It is consistent behind the record that ends it.
+type based struct {
+	id         string
+	tli        wal.Timeline
+	redo, stop wal.LSN
+}
+
+var (
+	dumped   = regexp.MustCompile(`^rmgr: (\S+) +len \(rec/tot\): *\d+/ *(\d+), tx: *(\d+), lsn: ([0-9A-F/]+), prev \S+, desc: (\S+) ?(.*)$`)
+	finished = regexp.MustCompile(`^(?:(\d+): )?(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC`)
+)
+
+// dump adds a timeline, whose segments are in dir.
+func (p *past) dump(t *testing.T, c *testkit.Cluster, dir string, e era) {
+	t.Helper()
+	tli := wal.Timeline(len(p.eras) + 1)
+	path := slices.Clone(p.paths[e.parent])
+	path = slices.DeleteFunc(path, func(r logged) bool { return r.lsn >= e.fork })
+	from := e.fork
+	if from == 0 {
+		names, err := filepath.Glob(filepath.Join(dir, "00000001????????????????"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("no WAL in %s: %v", dir, err)
+		}
+		oldest, err := segment.ParseName(filepath.Base(names[0]), mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from = oldest.Start(mib)
+	}
+	cmd := testkit.Command(t, filepath.Join(c.Bin, "pg_waldump"), "-p", dir, "-t", tli.String(), "-s", from.String())
+	cmd.Env = append(cmd.Env, "TZ=UTC")
+	out, err := cmd.Output() // the end of WAL is an error to it
+	lines := bufio.NewScanner(strings.NewReader(string(out)))
+	lines.Buffer(nil, 1<<24)
+	for lines.Scan() {
+		if m := dumped.FindStringSubmatch(lines.Text()); m == nil {
+			t.Fatalf("pg_waldump says %q", lines.Text())
+		} else if r := record(t, tli, m); e.end == 0 || r.lsn < e.end {
+			path = append(path, r)
+		}
+	}
+	if len(path) == 0 {
+		t.Fatalf("pg_waldump shows nothing of timeline %s from %s on: %v", tli, from, err)
+	}
+	last := path[len(path)-1].end
+	if e.end == 0 {
+		e.end = last
+	}
+	if last < e.end {
+		t.Fatalf("pg_waldump shows timeline %s up to %s, not to %s: %v", tli, last, e.end, err)
+	}
+	p.eras = append(p.eras, e)
+	p.paths[tli] = path
+}
+
+// record reads a line of pg_waldump.
+func record(t *testing.T, tli wal.Timeline, m []string) logged {
+	t.Helper()
+	lsn, err := wal.ParseLSN(m[4])
+	length, err2 := strconv.Atoi(m[2])
+	xid, err3 := strconv.ParseUint(m[3], 10, 32)
+	if err := cmp.Or(err, err2, err3); err != nil {
+		t.Fatalf("%v in %q", err, m[0])
+	}
+	r := logged{tli: tli, lsn: lsn, end: behind(lsn, length), xid: uint32(xid)}
+	switch rmgr, what := m[1], m[5]; {
+	case rmgr == "XLOG" && what == "RESTORE_POINT":
+		r.point = m[6]
+	case rmgr == "XLOG" && what == "BACKUP_END":
+		r.backupFrom, err = wal.ParseLSN(m[6])
+	case rmgr == "XLOG" && what == "SWITCH":
+		r.end = segmentOf(lsn) + megabyte
+	case rmgr == "Transaction" && (strings.HasPrefix(what, "COMMIT") || strings.HasPrefix(what, "ABORT")):
+		f := finished.FindStringSubmatch(m[6])
+		if f == nil {
+			t.Fatalf("no time in %q", m[0])
+		}
+		r.finish, r.commit = true, strings.HasPrefix(what, "COMMIT")
+		if r.prepared = f[1] != ""; r.prepared {
+			xid, _ := strconv.ParseUint(f[1], 10, 32)
+			r.xid = uint32(xid)
+		}
+		r.time, err = time.Parse("2006-01-02 15:04:05.999999", f[2])
+	}
+	if err != nil {
+		t.Fatalf("%v in %q", err, m[0])
+	}
+	return r
+}
+
+// megabyte is the size of a segment.
+const megabyte = wal.LSN(mib)
+
+// segmentOf is where the segment of an LSN begins.
+func segmentOf(lsn wal.LSN) wal.LSN { return lsn - lsn%megabyte }
+
+// behind is the end of a record of that length: page headers lie in between.
+func behind(at wal.LSN, length int) wal.LSN {
+	const page = 8192
+	for {
+		room := page - int(at%page)
+		if length <= room {
+			return (at + wal.LSN(length) + 7) &^ 7
+		}
+		length -= room
+		at += wal.LSN(room)
+		if at%megabyte == 0 {
+			at += 40
+		} else {
+			at += 24
+		}
+	}
+}
+
+// owner is the timeline on which an LSN lies on the way to tli.
+func (p *past) owner(tli wal.Timeline, lsn wal.LSN) wal.Timeline {
+	for p.eras[tli-1].fork > lsn {
+		tli = p.eras[tli-1].parent
+	}
+	return tli
+}
+
+// reach is how far WAL can be read on the way from a backup to tli, and
+// whether there is more behind that.
+func (p *past) reach(b based, tli wal.Timeline) (end wal.LSN, hole bool) {
+	end = p.eras[tli-1].end
+	for at := segmentOf(b.redo); at < end; at += megabyte {
+		id := segment.ID{Timeline: p.owner(tli, at+megabyte-1), No: uint64(at / megabyte)}
+		if p.lost[id] {
+			return at, true
+		}
+	}
+	return end, false
+}
+
+// timeline is the one to which a target leads from a backup; 0 is none.
+func (p *past) timeline(b based, choice recovery.TargetTimeline) wal.Timeline {
+	tli := wal.Timeline(len(p.eras))
+	switch {
+	case choice.Current:
+		tli = b.tli
+	case choice.Number != 0:
+		tli = choice.Number
+	}
+	if int(tli) > len(p.eras) || p.owner(tli, b.redo) != b.tli || p.owner(tli, b.stop-1) != b.tli {
+		return 0
+	}
+	return tli
+}
+
+// outcome is what PostgreSQL does with a backup and a target.
+type outcome int
+
+const (
+	never   outcome = iota // WAL ends first
+	early                  // it stops before the cluster is consistent
+	reached                // it stops
+)
+
+func pastTime(target recovery.Target, at time.Time) bool {
+	return at.After(target.Time) || target.Exclusive && at.Equal(target.Time)
+}
+
+// recover follows xlogrecovery.c: recoveryStopsBefore, recoveryStopsAfter and
+// PerformWalRecovery. It returns how many records of the path are replayed.
+func (p *past) recover(b based, tli wal.Timeline, target recovery.Target) (outcome, int) {
+	end, _ := p.reach(b, tli)
+	path := p.paths[tli]
+	i, _ := slices.BinarySearchFunc(path, b.redo, func(r logged, lsn wal.LSN) int { return cmp.Compare(r.lsn, lsn) })
+	consistent := false
+	for ; i < len(path) && path[i].end <= end; i++ {
+		r := path[i]
+		hit := false
+		switch target.Kind {
+		case recovery.KindTime:
+			hit = r.finish && pastTime(target, r.time)
+		case recovery.KindLSN:
+			hit = r.lsn >= target.LSN
+		case recovery.KindXID:
+			hit = r.finish && r.xid == target.XID
+		case recovery.KindName:
+			hit = r.point == target.Name
+		}
+		before := target.Exclusive || target.Kind == recovery.KindTime
+		stopped := hit && before
+		if !stopped {
+			consistent = consistent || r.backupFrom == b.redo
+		}
+		if hit && !before || target.Kind == recovery.KindImmediate && consistent {
+			stopped = true
+			i++
+		}
+		switch {
+		case stopped && !consistent:
+			return early, i
+		case stopped:
+			return reached, i
+		}
+	}
+	if target.Kind == recovery.KindEnd && consistent {
+		return reached, i
+	}
+	return never, i
+}
+
+// answer is what is right for a target: the moments that are what it means, and
+// whether a refusal would be wrong.
+type answer struct {
+	moments map[moment]bool
+	must    bool
+}
+
+// moment is a state of the cluster: so many records of a timeline's path.
+type moment struct {
+	tli     wal.Timeline
+	records int
+}
+
+func (a answer) String() string {
+	var s []string
+	for m := range a.moments {
+		s = append(s, fmt.Sprintf("%d records of timeline %s", m.records, m.tli))
+	}
+	slices.Sort(s)
+	return fmt.Sprintf("must be reached: %v, right: %s", a.must, strings.Join(s, " or "))
+}
+
+// answer judges a target. Where two backups lead to different places, which
+// takes a clock that went back, or timelines that each backup chooses for
+// itself, either is right.
+func (p *past) answer(target recovery.Target) answer {
+	a := answer{moments: map[moment]bool{}}
+	first := true // no newer backup could have decided
+	for _, b := range p.backups {
+		tli := p.timeline(b, target.Timeline)
+		if tli == 0 || target.Backup != "" && target.Backup != b.id {
+			continue
+		}
+		how, n := p.recover(b, tli, target)
+		_, hole := p.reach(b, tli)
+		m := moment{tli, n}
+		sure, decides := true, first
+		switch target.Kind {
+		case recovery.KindTime:
+			wrong, doubtful := p.holds(b, m, target)
+			switch {
+			case wrong:
+				how = early
+			case how == never && !hole && !target.Time.After(p.eras[tli-1].until):
+				how, sure = reached, false // only a heartbeat can tell
+			}
+			sure = sure && !doubtful
+		case recovery.KindLSN:
+			sure = target.LSN >= b.stop // the backup's last record counts as before it
+		case recovery.KindName:
+			if n := p.count(b, tli, target.Name); n > 1 {
+				return a // refused: which one is meant?
+			}
+		case recovery.KindEnd:
+			if hole {
+				how = never
+			}
+		}
+		first = first && how == early
+		if how != reached {
+			continue
+		}
+		a.moments[m] = true
+		a.must = a.must || sure && (decides || target.Kind == recovery.KindXID || !target.Timeline.Current)
+		if target.Kind == recovery.KindImmediate || target.Kind == recovery.KindEnd || target.Kind == recovery.KindName {
+			return a // the newest backup is taken
+		}
+	}
+	return a
+}
+
+// holds says whether a backup's WAL before a stop at a time ends past that
+// time, which makes the stop a wrong one; or whether anything before the
+// backup is past it, so that a refusal is right too.
+func (p *past) holds(b based, m moment, target recovery.Target) (wrong, doubtful bool) {
+	for _, r := range p.paths[m.tli][:m.records] {
+		if r.finish {
+			wrong = pastTime(target, r.time)
+			doubtful = doubtful || r.lsn < b.redo && wrong
+		}
+	}
+	return wrong, doubtful
+}
+
+// count is how often a restore point can be met behind a backup.
+func (p *past) count(b based, tli wal.Timeline, name string) (n int) {
+	end, _ := p.reach(b, tli)
+	for _, r := range p.paths[tli] {
+		if r.point == name && r.lsn >= b.redo && r.end <= end {
+			n++
+		}
+	}
+	return n
+}
+
+// at is the moment of a recovery that ended at an LSN of a path.
+func (p *past) at(tli wal.Timeline, end wal.LSN) moment {
+	n, _ := slices.BinarySearchFunc(p.paths[tli], end, func(r logged, lsn wal.LSN) int { return cmp.Compare(r.lsn, lsn) })
+	return moment{tli, n}
+}
+
+// rows is the table at a moment, as [tableRows] has it.
+func (p *past) rows(m moment) string {
+	rows := map[int]string{}
+	for _, r := range p.paths[m.tli][:m.records] {
+		if !r.commit {
+			continue
+		}
+		for n, v := range p.changed(m.tli, r) {
+			if rows[n] = v; v == "" {
+				delete(rows, n)
+			}
+		}
+	}
+	var b strings.Builder
+	for _, n := range slices.Sorted(maps.Keys(rows)) {
+		fmt.Fprintf(&b, "%d %s\n", n, rows[n])
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// changed is what the transaction wrote that a record on the way to tli commits.
+// One that was prepared may have done so on an older timeline.
+func (p *past) changed(tli wal.Timeline, r logged) map[int]string {
+	for at := r.tli; ; at = p.eras[at-1].parent {
+		c := p.work[transaction{at, r.xid}]
+		if c != nil && p.owner(tli, c.begun) == at {
+			return c.rows
+		}
+		if !r.prepared || p.eras[at-1].parent == 0 {
+			return nil
+		}
+	}
+}
+
+// tableRows is the SQL for all rows that the transactions left.
+const tableRows = "SELECT n || ' ' || v FROM worked ORDER BY n"

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/recovery"
+)
+
+// damage damages one or two objects of a copy of the archive, before anything
+// is restored from it or before recovery starts. It ends in one of two ways: what
+// comes up is right, or nothing does.
+func (b *busy) damage(t *testing.T, rng *rand.Rand, counts *census) {
+	w := *b.world
+	w.t, w.dir = t, testkit.Dir(t)
+	w.archive = filepath.Join(w.dir, "archive")
+	testkit.Run(t, "cp", "-al", b.archive, w.archive)
+	dir := filepath.Join(w.dir, "data")
+
+	target, args, plan := b.reachable(&w, dir, rng)
+	what, do := b.harm(t, rng, w.archive, plan)
+	if last := plan.WAL[len(plan.WAL)-1].Last; target.Kind == recovery.KindEnd && strings.HasPrefix(what, "missing: wal/"+last[:8]+"/"+last) {
+		return // nobody can know that there was more
+	}
+	early := rng.IntN(2) == 0
+	if early {
+		do()
+	}
+	out, errs, code := w.run(args...)
+	told := fmt.Sprintf("%s, before the restore: %v\nwalstream %s: exit code %d\n%s%s", what, early, strings.Join(args, " "), code, out, errs)
+	if code != 0 {
+		counts.add(fmt.Sprintf("damage: exit code %d", code))
+		if !early {
+			t.Errorf("nothing was damaged yet: %s", told)
+		}
+		return
+	}
+	if !early {
+		do()
+	}
+	c := testkit.Adopt(t, dir)
+	defer c.Stop(syscall.SIGQUIT)
+	state := recovers(t, c)
+	counts.add("damage: " + state)
+	if state != "stopped" {
+		tli, end := ended(t, c)
+		b.holdsMoment(t, c, tli, end, b.answers(target), told+c.Log())
+		return
+	}
+	if log := c.Log(); strings.Contains(log, "selected new timeline ID") || strings.Contains(log, "archive recovery complete") {
+		t.Errorf("it promoted: %s%s", told, log)
+	}
+}
+
+// reachable draws a target that can be reached, and whose meaning does not
+// change with what is lost: of two restore points of one name, one may be.
+func (b *busy) reachable(w *world, dir string, rng *rand.Rand) (recovery.Target, []string, *printed) {
+	for {
+		target, args := b.target(rng)
+		args = append([]string{"restore", dir, "--json"}, args...)
+		out, _, code := w.run(append(args, "--dry-run")...)
+		if code == 0 && !strings.HasPrefix(target.Name, "twice") {
+			return target, args, decode(w.t, out, &printed{})
+		}
+	}
+}
+
+// answers is what is right with an archive in which something is damaged: the
+// end of an older backup too, if that is the target.
+func (b *busy) answers(target recovery.Target) answer {
+	a := b.answer(target)
+	for _, k := range b.backups {
+		if tli := b.timeline(k, target.Timeline); target.Kind == recovery.KindImmediate && tli > 0 {
+			how, n := b.recover(k, tli, target)
+			a.moments[moment{tli, n}] = how == reached
+		}
+	}
+	return a
+}
+
+// harm draws what to damage, mostly something that the plan needs, and returns
+// what does it.
+func (b *busy) harm(t *testing.T, rng *rand.Rand, archive string, plan *printed) (told string, do func()) {
+	all := objects(t, archive)
+	var needed []string
+	for _, name := range all {
+		if plan.needs(name) {
+			needed = append(needed, name)
+		}
+	}
+	classes := map[string][]string{}
+	for _, name := range needed {
+		classes[class(name)] = append(classes[class(name)], name)
+	}
+	names := classes[oneOf(rng, slices.Sorted(maps.Keys(classes)))]
+	if rng.IntN(5) == 0 {
+		names = all
+	}
+	name := oneOf(rng, names)
+	write := func(name string, body []byte) {
+		// What is linked to it stays as it is.
+		path := filepath.Join(archive, name)
+		err := errors.Join(os.Remove(path), os.WriteFile(path, body, 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+		testkit.Own(t, path)
+	}
+	body, err := os.ReadFile(filepath.Join(archive, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch rng.IntN(4) {
+	case 0:
+		return "missing: " + name, func() {
+			if err := os.Remove(filepath.Join(archive, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	case 1:
+		n := rng.IntN(len(body))
+		return fmt.Sprintf("cut after %d bytes: %s", n, name), func() { write(name, body[:n]) }
+	case 2:
+		var same []string
+		for _, other := range all {
+			if other != name && class(other) == class(name) {
+				same = append(same, other)
+			}
+		}
+		if len(same) > 0 {
+			other := oneOf(rng, same)
+			second, err := os.ReadFile(filepath.Join(archive, other))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return "exchanged: " + name + " and " + other, func() { write(name, second); write(other, body) }
+		}
+	}
+	n, bit := rng.IntN(len(body)), byte(1)<<rng.IntN(8)
+	return fmt.Sprintf("byte %d ^ %#x: %s", n, bit, name), func() {
+		flipped := slices.Clone(body)
+		flipped[n] ^= bit
+		write(name, flipped)
+	}
+}
+
+func oneOf[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))] }
+
+// objects lists the names of an archive's objects.
+func objects(t *testing.T, archive string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(archive, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			names = append(names, strings.TrimPrefix(path, archive+"/"))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+var digits = regexp.MustCompile(`[0-9A-F]{6,}([TZ][0-9]*)*`)
+
+// class is what objects of one kind have in common in their names.
+func class(name string) string { return digits.ReplaceAllString(name, "N") }
+
+// needs says whether an object is on the way to a plan's target.
+func (p *printed) needs(name string) bool {
+	if strings.HasSuffix(name, ".history") || name == "walstream.json" || strings.Contains(name, p.Backup.ID) {
+		return true
+	}
+	for _, r := range p.WAL {
+		base := strings.TrimPrefix(name, "wal/"+r.First[:8]+"/")
+		if base != name && base[:24] >= r.First && base[:24] <= r.Last {
+			return true
+		}
+	}
+	return false
+}
