@@ -97,6 +97,12 @@ func (b bad) when(do, mend func(*world)) bad {
 	return b
 }
 
+// failing is not refused by the planner.
+func (b bad) failing(paste func(*world, string)) bad {
+	b.code, b.paste = 1, paste
+	return b
+}
+
 // at restores into another directory.
 func (b bad) at(dir string) bad {
 	b.line = quoted("walstream", "restore", dir, "--dry-run")
@@ -179,6 +185,18 @@ func TestBadRestore(t *testing.T) {
 		}
 	}
 
+	interrupted := bad{name: "interrupted", line: r.to("--target-name", "known"), code: 1, want: "an earlier restore, of backup " + r.backups[1] + " to the end of the backup, was interrupted there", paste: (*world).sh, once: true}
+	interrupted.do = func(w *world) {
+		flip(w.t, data, 100000)
+		w.shell(r.to("--target-immediate", "--backup", r.backups[1]))
+		flip(w.t, data, 100000)
+	}
+	interrupted.mend = func(w *world) {
+		if exists(r.dir) || exists(recovery.SideDir(r.dir)) {
+			w.t.Error("the hint has not removed what was there")
+		}
+	}
+
 	r.catalogue("Restore", []bad{
 		unlisted,
 		refused("time before the first backup", "cannot be reached: it lies before backup "+r.backups[0], "earliest point of this backup: ", "--target-time", r.early.time),
@@ -205,6 +223,8 @@ func TestBadRestore(t *testing.T) {
 		refused("part missing of the only backup", "backup "+r.backups[0]+" is unusable: ", "no other backup leads there; ", "--target-name", "known").when(without(first)),
 		occupied("directory not empty", r.dir+" is not empty: it holds precious", "precious"),
 		failed(refused("server there", r.primary.DataDir+" holds postmaster.pid: a server runs there or crashed", "restore deletes nothing; into a directory that is absent or empty: ")).at(r.primary.DataDir),
+		refused("programs missing", fmt.Sprintf("PostgreSQL %d is needed, and its programs are not found", r.primary.Major), "say where they are: ", "--wait", "--pg-bin", "/nowhere").failing(flags(r.to("--wait", "--dry-run"))),
+		interrupted,
 		halfway("part damaged", "backup/"+r.backups[1]+"/data/"+filepath.Base(data)).when(flipping(data, 100000)),
 	})
 	r.clear(r.world)

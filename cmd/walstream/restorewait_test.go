@@ -1,20 +1,37 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/recovery"
 )
 
-// Restores that start PostgreSQL themselves, while the primary with the same
-// port and configuration runs, and what they say of its recovery.
+// debian moves the configuration of the primary out of its data directory.
+func (w *world) debian() {
+	w.t.Helper()
+	w.primary.Stop(syscall.SIGINT)
+	etc := filepath.Join(w.dir, "etc")
+	testkit.Run(w.t, "mkdir", etc)
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		testkit.Run(w.t, "mv", filepath.Join(w.primary.DataDir, name), etc)
+	}
+	testkit.Run(w.t, filepath.Join(w.primary.Bin, "pg_ctl"), "-D", w.primary.DataDir, "-l", filepath.Join(w.dir, "log"),
+		"-o", fmt.Sprintf("-c config_file=%[1]s/postgresql.conf -c hba_file=%[1]s/pg_hba.conf -c ident_file=%[1]s/pg_ident.conf -c max_connections=222", etc), "start")
+	w.servers(w.primary.DataDir)
+}
+
+// Restores that start PostgreSQL themselves, one of them as root, and what they
+// say of its recovery. The backup lacks the configuration files.
 func TestRestoreWait(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+	w.debian()
 	w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
 	steps := w.history(3)
@@ -23,7 +40,11 @@ func TestRestoreWait(t *testing.T) {
 		t.Helper()
 		dir := filepath.Join(w.dir, name)
 		w.servers(dir)
-		out, errs, have := w.run(append([]string{"restore", dir, "--wait", "--json"}, args...)...)
+		line := quoted(append([]string{"walstream", "restore", dir, "--wait", "--json"}, args...)...)
+		if os.Geteuid() == 0 && name == "paused" {
+			line = "sudo " + line
+		}
+		out, errs, have := w.shell(line)
 		if have != code {
 			t.Fatalf("exit code %d, want %d\n%s%s", have, code, out, errs)
 		}
@@ -34,8 +55,8 @@ func TestRestoreWait(t *testing.T) {
 	if rows := c.Psql(t, "SELECT count(*) FROM steps"); !end.Paused || end.Live || rows != "2" {
 		t.Errorf("%s rows, %+v", rows, end)
 	}
-	if got := c.Psql(t, "SHOW listen_addresses"); got != "" {
-		t.Errorf("it listens on %s", got)
+	if got := c.Psql(t, "SELECT current_setting('listen_addresses') || current_setting('max_connections')"); got != "222" {
+		t.Errorf("addresses and connections %s", got)
 	}
 	end, c = wait("promoted", 0, "--target-xid", steps[1].xid, "--target-action", "promote")
 	if state := c.Psql(t, "SELECT pg_is_in_recovery()"); !end.Live || state != "f" {

@@ -96,10 +96,14 @@ func (r *runbook) elsewhere(dir string) *testkit.Cluster {
 	return c
 }
 
-// Every command of the runbook, through a night with all of its incidents.
+// Every command of the runbook, through a night with all of its incidents. An
+// included file has a target that is left over, which no restore goes to.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Checksums: true})
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Checksums: true, Settings: []string{"include_if_exists = 'leftover.conf'"}})
+	if err := os.WriteFile(filepath.Join(w.primary.DataDir, "leftover.conf"), []byte("recovery_target_xid = '3'\nrecovery_target_action = 'shutdown'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	recv := w.receive("--create-slot")
 	r := newRunbook(w)
 	r.vars["PRIMARY"] = w.primary.Conninfo()
