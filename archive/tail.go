@@ -97,6 +97,10 @@ func (u *Uploader) runTail(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 			j, err := u.cut(ctx, func() (segment.Sealed, bool) { return u.nextTail(start) })
+			var deleted *segment.DeletedError
+			if errors.As(err, &deleted) {
+				return err // it is to be received again
+			}
 			if j == nil || err != nil {
 				<-free
 				break

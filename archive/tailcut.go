@@ -30,7 +30,8 @@ func (u *Uploader) cut(ctx context.Context, next func() (segment.Sealed, bool)) 
 		j, err = u.cutFrom(ctx, p)
 		return err
 	})
-	if err != nil && permanent(err) && !u.stopped(tli) {
+	var deleted *segment.DeletedError
+	if err != nil && permanent(err) && !errors.As(err, &deleted) && !u.stopped(tli) {
 		u.stop(tli, err)
 	}
 	return j, err

@@ -24,7 +24,7 @@ type Source interface {
 	// released, the one that is still being written included; false when there
 	// is none.
 	After(segment.Position) (segment.Sealed, bool)
-	// Release says that a piece is safe in the archive.
+	// Release says that a piece is safe in the archive, or was deleted.
 	Release(segment.Sealed) error
 	// Histories lists the timelines of which History has the file.
 	Histories() []wal.Timeline
@@ -42,9 +42,12 @@ type UploaderConfig struct {
 	// out before on this timeline is too. Tails are never reported. It is
 	// called from one goroutine and holds up the uploader.
 	OnConfirmed func(wal.Timeline, wal.LSN)
-	Tail        TailConfig
-	Log         zerolog.Logger
-	Now         func() time.Time // nil: time.Now
+	// OnLost, when set, is told that somebody has deleted a piece before it
+	// was stored. What Tail.OnStored is told from then on may lie behind it.
+	OnLost func()
+	Tail   TailConfig
+	Log    zerolog.Logger
+	Now    func() time.Time // nil: time.Now
 }
 
 // Uploader moves WAL from a [Source] to an archive. It needs no state of its
@@ -110,6 +113,9 @@ type job struct {
 	err    error
 }
 
+// errDeleted is why a piece is not stored that the source should have.
+var errDeleted = errors.New("somebody has deleted the file")
+
 // errNotBefore is why a piece is not stored when the one before could not be.
 var errNotBefore = errors.New("the piece before on this timeline is not stored")
 
@@ -130,7 +136,8 @@ func pieceOf(s segment.Sealed) Piece {
 	return Piece{ID: s.ID, Tail: !s.Complete, From: s.From, To: s.To}
 }
 
-// Run uploads until ctx ends or the source fails, and returns why. It must not
+// Run uploads until ctx ends or the source fails, and returns why: that is a
+// [*segment.DeletedError] when it has lost what was being written. It must not
 // be called twice at the same time.
 func (u *Uploader) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -216,6 +223,10 @@ func (u *Uploader) read(ctx context.Context, inFlight *sync.WaitGroup, todo, inO
 		}
 		if err != nil {
 			inFlight.Wait() // what comes before it is still confirmed
+			if errors.Is(err, errDeleted) {
+				u.lost(sealed, err)
+				continue
+			}
 			u.stop(sealed.ID.Timeline, err)
 			continue
 		}
@@ -250,9 +261,7 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 		}
 	}
 	u.tidy(ctx, j.piece, j.data)
-	if err := u.cfg.Source.Release(j.sealed); err != nil {
-		u.cfg.Log.Warn().Err(err).Str("segment", u.a.name(j.piece)).Msg("cannot remove archived WAL from the spool")
-	}
+	u.release(j.sealed)
 	crashpoint.Hit(crashpoint.UploadReleased)
 	u.mu.Lock()
 	if j.sealed.Complete {
@@ -261,6 +270,21 @@ func (u *Uploader) finish(ctx context.Context, j *job) {
 	u.mu.Unlock()
 	u.advance()
 	wake(u.tail.wake)
+}
+
+func (u *Uploader) release(s segment.Sealed) {
+	if err := u.cfg.Source.Release(s); err != nil {
+		u.cfg.Log.Warn().Err(err).Str("segment", u.a.name(pieceOf(s))).Msg("cannot remove archived WAL from the spool")
+	}
+}
+
+// lost gives up a piece whose file was deleted. What follows it is stored.
+func (u *Uploader) lost(s segment.Sealed, err error) {
+	u.cfg.Log.Error().Err(err).Str("segment", u.a.name(pieceOf(s))).Msg("WAL was lost from the spool before it was archived")
+	if u.cfg.OnLost != nil {
+		u.cfg.OnLost()
+	}
+	u.release(s)
 }
 
 // report says that a complete segment is durable.

@@ -61,6 +61,7 @@ func (f *faulty) Delete(ctx context.Context, name string) error {
 // upload is a spool, an archive and an uploader between them.
 type upload struct {
 	t       *testing.T
+	disk    *fsx.Mem
 	spool   *segment.Spool
 	store   *faulty
 	a       *archive.Archive
@@ -70,7 +71,8 @@ type upload struct {
 
 func newUpload(t *testing.T) *upload {
 	t.Helper()
-	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: fsx.NewMem(), Identity: testCluster})
+	disk := fsx.NewMem()
+	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: disk, Identity: testCluster})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +81,7 @@ func newUpload(t *testing.T) *upload {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upload{t: t, spool: spool, store: store, a: a}
+	u := &upload{t: t, disk: disk, spool: spool, store: store, a: a}
 	u.up = archive.NewUploader(archive.UploaderConfig{Archive: a, Source: spool, OnConfirmed: func(tli wal.Timeline, lsn wal.LSN) {
 		u.confirm = append(u.confirm, fmt.Sprintf("%s:%s", tli, lsn))
 	}})

@@ -3,6 +3,8 @@ package archive
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +25,9 @@ func (u *Uploader) prepare(ctx context.Context, sealed segment.Sealed) (j *job, 
 		if err != nil {
 			return err
 		}
-		if j.data, err = sealed.Open(); err != nil {
+		if j.data, err = sealed.Open(); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w", errDeleted, err)
+		} else if err != nil {
 			return err
 		}
 		if j.header, err = u.a.Describe(j.piece, j.data, before); err != nil {

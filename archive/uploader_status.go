@@ -46,8 +46,9 @@ func permanent(err error) bool {
 		conflict *ConflictError
 		broken   *BrokenError
 		foreign  *segment.ForeignError
+		deleted  *segment.DeletedError
 	)
-	return errors.Is(err, errNotBefore) || errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
+	return errors.Is(err, errNotBefore) || errors.Is(err, errDeleted) || errors.As(err, &deleted) || errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
 }
 
 // retry repeats op until it succeeds, fails for good, or ctx ends.
@@ -86,7 +87,8 @@ func (u *Uploader) confirmed(j *job) {
 	u.status.Failure, u.status.LastSuccess = nil, u.cfg.Now()
 	if !j.piece.Tail {
 		u.status.Segments++
-		u.status.Confirmed[j.piece.ID.Timeline] = j.piece.ID.End(u.a.identity.SegmentSize)
+		tli := j.piece.ID.Timeline
+		u.status.Confirmed[tli] = max(u.status.Confirmed[tli], j.piece.ID.End(u.a.identity.SegmentSize))
 	} else {
 		u.status.Tails++
 	}

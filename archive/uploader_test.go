@@ -313,3 +313,41 @@ type brokenSource struct {
 }
 
 func (b brokenSource) Next(context.Context) (segment.Sealed, error) { return segment.Sealed{}, b.err }
+
+// A file that somebody deletes from the spool keeps nothing behind it out of
+// the archive, and whoever can have it received again is told first.
+func TestUploaderMissesAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpload(t)
+		g := newWAL(1, 1, 1)
+		g.FillSegments(4)
+		u.receive(g)
+		told := 0
+		u.up = archive.NewUploader(archive.UploaderConfig{Archive: u.a, Source: u.spool, OnLost: func() {
+			told++
+			if n := u.waiting(); n != 3 {
+				t.Errorf("%d wait", n)
+			}
+		}})
+		u.must(u.disk.Remove("/spool/000000010000000000000002"))
+		u.run(time.Minute)
+		want := []string{"00000001/000000010000000000000001.zst", "00000001/000000010000000000000003.zst", "00000001/000000010000000000000004.zst", "walstream.json"}
+		if diff := cmp.Diff(want, u.objects()); diff != "" || told != 1 || u.waiting() != 0 {
+			t.Errorf("told %d times, %d wait; stored (-want +got):\n%s", told, u.waiting(), diff)
+		}
+	})
+}
+
+// The file that is being written is deleted: that ends the uploader, so that
+// all can begin anew.
+func TestUploaderLosesTheOpenSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrickle(t, archive.TailConfig{Interval: time.Second})
+		r.write(9000)
+		r.must(r.disk.Remove("/spool/000000010000000000000001.partial"))
+		var deleted *segment.DeletedError
+		if err := r.up.Run(t.Context()); !errors.As(err, &deleted) || len(r.stored) > 0 {
+			t.Errorf("Run = %v, told of %v", err, r.stored)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -78,7 +79,7 @@ func (r *Receiver) suits(ctx context.Context, srv *pg.Server) error {
 
 // watch looks at the other hosts until ctx ends. It fails with a
 // [*pg.SupersededError] when one of them is on a timeline that descends from
-// srv's.
+// srv's, and when WAL is to be streamed again.
 func (r *Receiver) watch(ctx context.Context, srv *pg.Server) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, o := range r.hosts {
@@ -86,6 +87,14 @@ func (r *Receiver) watch(ctx context.Context, srv *pg.Server) error {
 			g.Go(func() error { return r.newNeighbour(o, srv).run(ctx) })
 		}
 	}
+	g.Go(func() error {
+		select {
+		case r.refill = <-r.holes:
+			return fmt.Errorf("WAL of timeline %s from %s on was lost: streaming it again", r.refill.Timeline, r.refill.LSN)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return g.Wait()
 }
 

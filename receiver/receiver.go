@@ -30,7 +30,8 @@ type Sink interface {
 	// Begin starts a stream at a segment's start.
 	Begin(tli wal.Timeline, lsn wal.LSN) error
 	// Skip is Begin behind WAL that is archived, or that is gone and was
-	// recorded as a gap. Begin follows with the first bytes.
+	// recorded as a gap, and before WAL that is missing in the sink. Begin
+	// follows with the first bytes.
 	Skip(tli wal.Timeline, lsn wal.LSN) error
 	// Room waits until there is room for WAL before end and returns up to
 	// where there is. While it waits no WAL is read, but status goes on
@@ -134,6 +135,9 @@ type Receiver struct {
 	identity segment.Identity
 	accepted bool             // the server was good once, its slot included
 	removed  *WALRemovedError // why the last session ended, if that is why
+	refill   segment.Position // the next one begins there
+
+	holes chan segment.Position // for refill
 }
 
 // New checks the configuration; it does not connect.
@@ -157,7 +161,7 @@ func New(cfg Config) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now)}
+	r := &Receiver{cfg: cfg, hosts: hosts, board: newBoard(cfg.Now), holes: make(chan segment.Position, 1)}
 	if cfg.Confirmed {
 		r.confirmed = &confirmed{changed: make(chan struct{})}
 	}
@@ -179,6 +183,16 @@ func orDefault(d, def time.Duration) time.Duration {
 // Run, and may outlast it: it waits until the server is known to be the right
 // one.
 func (r *Receiver) HoldSlot() *HoldSlot { return r.hold }
+
+// Refill has the WAL of the sink's newest timeline streamed again from a
+// position on, because it is missing before what the sink holds. It does not
+// wait. What the server has removed becomes a gap.
+func (r *Receiver) Refill(from segment.Position) {
+	select {
+	case r.holes <- from:
+	default: // one after the other
+	}
+}
 
 // Status is the present state. It may be called at any time.
 func (r *Receiver) Status() Status { return r.board.read() }

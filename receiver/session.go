@@ -41,7 +41,12 @@ func (r *Receiver) session(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = s.conn.Close() }() // all that mattered has been answered
-	if err := s.run(ctx); err != nil {
+	refill := r.refill
+	err = s.run(ctx)
+	if s.begun && r.refill == refill { // from now on the sink knows where to go on
+		r.refill = segment.Position{}
+	}
+	if err != nil {
 		return err
 	}
 	if ctx.Err() == nil && (st.End == 0 || s.next != st.End) {
@@ -152,6 +157,10 @@ func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) error {
 // are ended here too, until one is left that has more.
 func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (step, error) {
 	have, held := r.sink.Resume()
+	back := held && r.refill.Timeline == have.Timeline && r.refill.LSN < have.LSN
+	if back {
+		have = r.refill
+	}
 	if !held {
 		var err error
 		if have, err = r.firstPosition(ctx, conn, h, sys); err != nil {
@@ -173,6 +182,11 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 			}
 			r.removed = nil
 		}
+		if !st.Done && back {
+			if err := r.sink.Skip(st.Timeline, st.Start); err != nil {
+				return step{}, fromSink(err)
+			}
+		}
 		if !st.Done {
 			r.board.resuming(have, held)
 			return st, nil
@@ -182,7 +196,7 @@ func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History,
 				return step{}, err
 			}
 		}
-		have, held = st.Next, false
+		have, held, back = st.Next, false, false
 	}
 }
 

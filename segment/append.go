@@ -20,7 +20,9 @@ import (
 func (s *Spool) Begin(tli wal.Timeline, lsn wal.LSN) error { return s.begin(tli, lsn, false) }
 
 // Skip is [Spool.Begin] for a caller that has recorded the gap: WAL that the
-// server no longer has, or that the archive already holds. What the open
+// server no longer has, or that the archive already holds. It also goes back to
+// before what is held, for WAL of which somebody has taken the files away: that
+// is received anew, while segments that are held are compared. What the open
 // segment holds becomes a remainder.
 func (s *Spool) Skip(tli wal.Timeline, lsn wal.LSN) error { return s.begin(tli, lsn, true) }
 
@@ -40,7 +42,8 @@ func (s *Spool) begin(tli wal.Timeline, lsn wal.LSN, skip bool) error {
 	}
 	end, err := s.follow(tli, lsn)
 	var gap *GapError
-	if errors.As(err, &gap) && skip {
+	var order *OrderError
+	if skip && (errors.As(err, &gap) || errors.As(err, &order) || err == nil && lsn < s.size.Floor(end)) {
 		err, end = nil, lsn
 	}
 	if err != nil {
@@ -146,6 +149,9 @@ func (s *Spool) appendPart(p []byte) (int, error) {
 		return int(n), nil
 	}
 	if s.open == nil {
+		if held, err := s.adopt(id); held || err != nil {
+			return 0, err
+		}
 		if err := s.prepare(id); err != nil {
 			return 0, err
 		}

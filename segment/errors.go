@@ -11,6 +11,12 @@ type LockedError struct{ Path string }
 
 func (e *LockedError) Error() string { return "spool lock " + e.Path + " is held by another process" }
 
+// DeletedError says that somebody has deleted the file of the segment that is
+// being written.
+type DeletedError struct{ Name string }
+
+func (e *DeletedError) Error() string { return e.Name + " was deleted while it was written" }
+
 // GapError says that WAL is missing between what the spool holds of a
 // timeline and what it was given.
 type GapError struct {

@@ -35,7 +35,7 @@ func (s *Spool) Prepare(ctx context.Context, ahead wal.LSN) error {
 	}
 	id := ID{Timeline: open.id.Timeline, No: open.id.No + 1}
 	soon := ahead >= id.End(s.size)
-	if !half && !soon {
+	if !half && !soon || s.holds(id) {
 		return nil
 	}
 	f, err := s.makePartial(ctx, id, nil, !soon)

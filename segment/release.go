@@ -81,25 +81,33 @@ func (s *Spool) Release(p Sealed) error {
 
 // sweep removes what is released and not needed. The segments with which a
 // reader of the open one begins are kept: a record may continue from there,
-// and without its beginning its CRC cannot be checked. The lock is held while
-// files are removed, so that none is made anew under the name at that moment.
+// and without its beginning its CRC cannot be checked. Nobody but another sweep
+// waits for a removal that hangs.
 func (s *Spool) sweep() error {
+	s.sweepMu.Lock()
+	defer s.sweepMu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	needed, _ := s.leadTo(At(s.tli, s.durable, s.size))
-	var all error
-	s.pieces = slices.DeleteFunc(s.pieces, func(p *piece) bool {
-		if !p.released || slices.Contains(needed, p) {
-			return false
+	var done []*piece
+	for _, p := range s.pieces {
+		if p.released && !slices.Contains(needed, p) {
+			done = append(done, p)
 		}
+	}
+	s.mu.Unlock()
+	var all error
+	done = slices.DeleteFunc(done, func(p *piece) bool {
 		err := s.fsys.Remove(p.Path)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			crashpoint.Hit(crashpoint.UploadRemoved)
-			return true
+			return false
 		}
 		all = errors.Join(all, fmt.Errorf("spool %s: %w", s.dir, err))
-		return false
+		return true
 	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pieces = slices.DeleteFunc(s.pieces, func(p *piece) bool { return slices.Contains(done, p) })
 	s.wake()
 	return all
 }

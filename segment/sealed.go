@@ -2,7 +2,9 @@ package segment
 
 import (
 	"cmp"
+	"errors"
 	"io"
+	"io/fs"
 
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/wal"
@@ -22,7 +24,8 @@ type Sealed struct {
 	// otherwise.
 	Ahead wal.LSN
 
-	fsys fsx.FS
+	fsys  fsx.FS
+	spool *Spool // of which it is the growing one, or nil
 }
 
 // Reader reads a piece. Offsets are those in the segment; what lies at or
@@ -33,8 +36,16 @@ type Reader interface {
 }
 
 // Open opens the piece for reading. It may be opened any number of times,
-// until it is released.
-func (p Sealed) Open() (Reader, error) { return p.fsys.Open(p.Path) }
+// until it is released. A growing one that is sealed meanwhile is
+// fs.ErrNotExist. If it was deleted instead, that is a [*DeletedError], final
+// for its spool: what comes to lie in that file is nowhere after a restart.
+func (p Sealed) Open() (Reader, error) {
+	f, err := p.fsys.Open(p.Path)
+	if p.spool != nil && errors.Is(err, fs.ErrNotExist) {
+		err = p.spool.whyGone(p, err)
+	}
+	return f, err
+}
 
 // end is the position behind the piece's last byte.
 func (p Sealed) end(size Size) wal.LSN { return p.ID.Start(size) + wal.LSN(p.To) }

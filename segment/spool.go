@@ -76,9 +76,11 @@ type Spool struct {
 	// syncMu is held during an fsync of the full or open segment and while
 	// these change, so that no file is closed under an fsync, and none is
 	// fsynced again after a failure. spareMu is held while the spare one is
-	// made and changes. They are taken in this order, and before mu.
+	// made and changes, sweepMu while files are removed. They are taken in this
+	// order, and before mu.
 	syncMu  sync.Mutex
 	spareMu sync.Mutex
+	sweepMu sync.Mutex
 
 	mu       sync.Mutex
 	err      error // final, see fail
@@ -213,7 +215,7 @@ func (s *Spool) openPart(current *openSegment, end wal.LSN) (Sealed, bool) {
 	if current == nil || end <= current.id.Start(s.size) {
 		return Sealed{}, false
 	}
-	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: int64(end - current.id.Start(s.size)), Growing: true, fsys: s.fsys}
+	p := Sealed{ID: current.id, Path: s.partialPath(current.id), To: int64(end - current.id.Start(s.size)), Growing: true, fsys: s.fsys, spool: s}
 	p.Ahead = s.ahead(p)
 	return p, true
 }

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/walstream/walstream/internal/crashpoint"
@@ -16,6 +17,19 @@ func (s *Spool) fail(err error) error {
 		s.err = withHint(s.dir, fmt.Errorf("spool %s: %w", s.dir, err))
 	}
 	return s.err
+}
+
+// whyGone is err, unless the file of the growing piece p was deleted.
+func (s *Spool) whyGone(p Sealed, err error) error {
+	s.syncMu.Lock() // under which such a file gets another name
+	defer s.syncMu.Unlock()
+	s.mu.Lock()
+	current := s.current()
+	s.mu.Unlock()
+	if current == nil || current.id != p.ID || !s.deleted(p.Path) {
+		return err
+	}
+	return s.fail(&DeletedError{filepath.Base(p.Path)})
 }
 
 func (s *Spool) failed() error {

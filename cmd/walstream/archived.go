@@ -88,6 +88,18 @@ func (e *archivedEnd) reach(end segment.Position) {
 	}
 }
 
+// known is the earlier of where the slot is and where the archive ended when
+// the process began, and the end of what reach was told of. Either is zero if
+// it is not known.
+func (e *archivedEnd) known(slot wal.LSN) (begin wal.LSN, stored segment.Position) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.start != 0 && (slot == 0 || e.start < slot) {
+		slot = e.start
+	}
+	return slot, e.tail
+}
+
 // lsn is the end as status shows it, segments that of complete segments.
 func (e *archivedEnd) lsn() (end, segments wal.LSN) {
 	e.mu.Lock()

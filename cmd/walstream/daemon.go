@@ -46,16 +46,18 @@ type daemon struct {
 	spoolFull *hint.Failure // why spool is not open although there is one
 	backup    *backupView   // the newest in arch
 	gaps      []gapView
+	losses    int  // files that were deleted from the spool
+	complete  bool // archive and spool have no hole, see fillHoles
 
 	newGap  chan struct{} // wakes closeGaps
 	tailNow chan struct{} // with ack: archive, says that something waits for the archive
-	hole    wal.LSN       // in the archive, that the log has told of; confirmed's alone
+	doubt   chan struct{} // wakes fillHoles
 }
 
 func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
 	return &daemon{
 		conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(),
-		opened: make(chan struct{}), newGap: make(chan struct{}, 1), tailNow: make(chan struct{}, 1),
+		opened: make(chan struct{}), newGap: make(chan struct{}, 1), tailNow: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 	}
 }
 
@@ -213,6 +215,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	g.Go(func() error { return up.Run(ctx) })
 	g.Go(func() error { return d.watchBackups(ctx, arch) })
 	g.Go(func() error { return d.closeGaps(ctx, arch) })
+	g.Go(func() error { return d.fillHoles(ctx) })
 	g.Go(func() error { return d.beat(ctx, arch) })
 	return g.Wait()
 }
@@ -223,17 +226,11 @@ func (d *daemon) uploader(arch *archive.Archive, from archive.Source, tail archi
 	if err != nil {
 		return nil, err
 	}
-	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, Tail: tail, Log: d.log})
+	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, OnLost: d.lost, Tail: tail, Log: d.log})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.arch, d.up = arch, up
 	return up, nil
-}
-
-// tailStored is told how far the archive holds WAL, tails included.
-func (d *daemon) tailStored(end segment.Position) {
-	d.archived.reach(end)
-	d.recv.Confirm(end)
 }
 
 // watchBackups looks each minute for the newest backup. It reads backups only
@@ -377,25 +374,10 @@ func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
 			return
 		}
 		d.archived.extend(at)
-		d.tellHole(h, at, segment.At(tli, end-1, d.identity.SegmentSize))
 	}
 	if since, to, ok := d.archived.confirm(h, tli, end); ok {
 		d.recv.HoldSlot().Advance(since, segment.Position{Timeline: tli, LSN: to})
 	}
-}
-
-// tellHole says once that the archive lacks WAL from at on, before a segment on
-// the way of h that was archived: a file was taken from the spool.
-func (d *daemon) tellHole(h segment.History, at wal.LSN, stored segment.ID) {
-	start := stored.Start(d.identity.SegmentSize)
-	if at >= start || at == d.hole || h.SegmentAt(start, d.identity.SegmentSize) != stored {
-		return
-	}
-	d.hole = at
-	spool := hint.Quote(d.conf.SpoolDir)
-	err := hint.Errorf(fmt.Sprintf("stop the receiver and start it with an empty spool, it streams again what the slot keeps: mv %s %s.old", spool, spool),
-		"the archive lacks WAL from %s to %s", at, start)
-	d.log.Error().Err(err).Func(hint.Log(err)).Msg("the slot stays before a hole in the archive")
 }
 
 // awaitEmpty waits until nothing in the spool waits for the archive.

@@ -93,43 +93,39 @@ func TestSpoolFull(t *testing.T) {
 // has everything that is not archived.
 func TestDeletedSpool(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
-	r := w.receive("--create-slot")
-	w.must("backup", "--checkpoint", "fast")
-	ws := write(t, w.primary, 4)
-	ws.atLeast(t, 50)
-	remove := func() {
-		if err := os.RemoveAll(w.spool); err != nil {
-			t.Fatal(err)
-		}
-	}
-	remove()
-	w.primary.Psql(t, "SET synchronous_commit = off; SELECT pg_switch_wal()")
-	w.primary.Psql(t, "SET synchronous_commit = off; CREATE TABLE x AS SELECT generate_series(1, 50000) i")
-	select {
-	case err := <-r.done:
-		if err == nil {
-			t.Errorf("it ended as if all were well:\n%s", r.output())
-		}
-	case <-time.After(time.Minute):
-		t.Fatalf("it goes on without a spool:\n%s", r.output())
-	}
-	r = w.receive()
-	ws.atLeast(t, 50)
-	r.kill()
-	remove()
-	w.receive()
-	ws.atLeast(t, 50)
-	ws.stop()
-	w.archived()
-	if list := w.must("list", "wal"); strings.Contains(list, "missing") || strings.Contains(list, "gap") {
-		t.Errorf("list wal:\n%s", list)
-	}
-	w.crash()
-	dir := filepath.Join(w.dir, "restored")
-	w.must("restore", dir)
-	if lost := ws.lost(t, w.startRestored(dir)); len(lost) > 0 {
-		t.Errorf("lost: %v", lost)
+	for _, ack := range []string{"spool", "archive"} {
+		t.Run(ack, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+			w.env = append(w.env, "WALSTREAM_ACK="+ack)
+			r := w.receive("--create-slot")
+			w.must("backup", "--checkpoint", "fast")
+			ws := write(t, w.primary, 4)
+			ws.atLeast(t, 50)
+			remove := func() {
+				if err := os.RemoveAll(w.spool); err != nil {
+					t.Fatal(err)
+				}
+			}
+			remove()
+			select {
+			case err := <-r.done:
+				if err == nil {
+					t.Errorf("it ended as if all were well:\n%s", r.output())
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("it goes on without a spool:\n%s", r.output())
+			}
+			r = w.receive()
+			ws.atLeast(t, 50)
+			r.kill()
+			remove()
+			r = w.receive()
+			ws.atLeast(t, 50)
+			w.wantNoHole(ws, r)
+			w.crash()
+			w.rescue("restored", ws)
+		})
 	}
 }
 

@@ -3,61 +3,99 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/walstream/walstream/internal/testkit"
-	"github.com/walstream/walstream/wal"
 )
 
-// Somebody deletes one of the segments that wait in the spool. The slot stays
-// before it, the log says so, and what it hints at mends it.
+// Somebody deletes segments that wait in the spool, while the receiver is
+// stopped or runs. They come again from the server, and nobody has to help.
+// Until they have, no commit is acknowledged with ack: archive: what was can be
+// restored without primary and spool.
 func TestSegmentTakenFromSpool(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
-	w.receive("--create-slot").stop()
-	if err := os.Rename(w.archive, w.archive+".away"); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		ack     string
+		running bool
+		take    []int // of those that wait, negative from the end
+	}{
+		"ack: spool, stopped":   {ack: "spool", take: []int{0, 2, 3, -1}},
+		"ack: spool, running":   {ack: "spool", running: true, take: []int{1, -1}},
+		"ack: archive, stopped": {ack: "archive", take: []int{0, 3}},
+		"ack: archive, running": {ack: "archive", running: true, take: []int{1, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
+			w.env = append(w.env, "WALSTREAM_ACK="+c.ack)
+			ws, r := w.takeFromSpool(c.running, c.take)
+			if c.ack == "archive" {
+				w.onlyArchive(r)
+				ws.stop()
+			} else {
+				w.wantNoHole(ws, r)
+				w.crash()
+			}
+			w.rescue("restored", ws)
+		})
 	}
-	r := w.receive()
-	for range 5 {
-		w.primary.Psql(t, "SELECT pg_logical_emit_message(true, 'filler', 'x')")
-		w.primary.Psql(t, "SELECT pg_switch_wal()")
-	}
-	r.stop()
-	waiting, err := filepath.Glob(filepath.Join(w.spool, "????????????????????????"))
-	if err != nil || len(waiting) < 4 {
-		t.Fatalf("%v wait in the spool, %v", waiting, err)
-	}
-	taken := filepath.Base(waiting[2])
-	if err := os.Remove(waiting[2]); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(w.archive+".away", w.archive); err != nil {
-		t.Fatal(err)
-	}
+}
 
-	r = w.receive()
-	r.said("the slot stays before a hole in the archive")
-	hole := filepath.Join(w.archive, "wal", taken[:8], taken+".zst")
-	if log := r.output(); !strings.Contains(log, "mv "+w.spool+" "+w.spool+".old") || exists(hole) {
-		t.Errorf("%s is archived: %v\n%s", taken, exists(hole), log)
-	}
-	w.primary.Psql(t, "SELECT pg_switch_wal()")
+// takeFromSpool deletes files and returns when more has been acknowledged.
+func (w *world) takeFromSpool(running bool, take []int) (*writers, *receiving) {
+	t := w.t
+	t.Helper()
+	r := w.receive("--create-slot")
+	w.must("backup", "--checkpoint", "fast")
+	ws := write(t, w.primary, 2)
+	ws.atLeast(t, 20)
 	r.stop()
-	slot, err := wal.ParseLSN(w.primary.Psql(t, "SELECT restart_lsn FROM pg_replication_slots"))
-	if err != nil {
-		t.Fatal(err)
+	move(t, w.archive, w.archive+".away")
+	r = w.launch()
+	var waiting []string
+	testkit.Wait(t, "segments to wait in the spool", func() (bool, string) {
+		w.fill()
+		waiting, _ = filepath.Glob(filepath.Join(w.spool, "????????????????????????"))
+		return len(waiting) > 5, r.output()
+	})
+	if !running {
+		r.stop()
 	}
-	name := w.primary.Psql(t, "SELECT pg_walfile_name('"+(slot+1).String()+"')")
-	if name > taken {
-		t.Errorf("the slot is at %s, in %s: the server may remove %s", slot, name, taken)
+	for _, i := range take {
+		if err := os.Remove(waiting[(i+len(waiting))%len(waiting)]); err != nil {
+			t.Fatal(err)
+		}
 	}
-	w.sh("mv " + w.spool + " " + w.spool + ".old")
-	r = w.receive()
+	before := ws.count()
+	move(t, w.archive+".away", w.archive)
+	if !running {
+		r = w.launch()
+	}
+	ws.atLeast(t, before+20-ws.count())
+	return ws, r
+}
+
+// fill ends a segment, although no commit is acknowledged.
+func (w *world) fill() {
+	w.primary.Psql(w.t, "SET synchronous_commit = off; SELECT pg_logical_emit_message(true, 'filler', 'x'); SELECT pg_switch_wal()")
+}
+
+// wantNoHole waits until the archive has everything, and the slot may move.
+func (w *world) wantNoHole(ws *writers, r *receiving) {
+	w.t.Helper()
+	missing := regexp.MustCompile("missing|gap")
+	testkit.Wait(w.t, "the archive to have no hole", func() (bool, string) {
+		w.fill()
+		out := w.must("list", "wal")
+		return !missing.MatchString(out), out + r.output()
+	})
+	ws.stop()
+	at := w.primary.Psql(w.t, "SELECT pg_current_wal_lsn()")
 	w.archived()
-	r.stop()
-	if list := w.must("list", "wal"); strings.Contains(list, "missing") || !exists(hole) {
-		t.Errorf("list wal:\n%s", list)
-	}
+	testkit.Wait(w.t, "the slot to move on", func() (bool, string) {
+		out := w.primary.Psql(w.t, "SELECT restart_lsn >= '"+at+"', restart_lsn FROM pg_replication_slots")
+		return strings.HasPrefix(out, "t"), out + r.output()
+	})
 }
