@@ -70,6 +70,8 @@ type WalGetConfig struct {
 	// RetryFor is how long trouble is retried; 0 means [DefaultRetry],
 	// negative not at all.
 	RetryFor time.Duration
+	// From is asked instead of the archive. Of Spool only the plan counts then.
+	From *Remote
 	// Standby says that the server is one that asks again and streams in the
 	// meantime, and does not take Absent for the end of WAL, unless it is
 	// being promoted. Then it gets that answer for Trouble too, after 30 s at
@@ -138,6 +140,9 @@ type walGet struct {
 	archive *archive.Archive
 	view    *segment.SpoolView // nil without a spool
 	plan    *Plan              // nil when there is none
+
+	passing bool  // what is delivered is passed on and need not be durable
+	padded  int64 // up to where a segment is WAL that was filled up with zeros
 }
 
 // mayPass says whether trouble can go away by itself. Damage does not.
@@ -160,6 +165,9 @@ func (g *walGet) try(ctx context.Context) (Outcome, error) {
 	if notHistory != nil && len(g.file) != 24 {
 		return Trouble, hint.With(errNoWALFile, "this is a restore_command: PostgreSQL calls it as wal-get %%f %%p")
 	}
+	if g.cfg.From != nil {
+		return g.remote(ctx)
+	}
 	if err := g.open(ctx); err != nil {
 		return Trouble, err
 	}
@@ -178,13 +186,17 @@ func (g *walGet) open(ctx context.Context) (err error) {
 	if g.archive, err = g.cfg.Open(ctx); err != nil {
 		return err
 	}
+	return g.openSpool(g.archive.Identity().Identity)
+}
+
+// openSpool opens spool and plan, if there are any, of the cluster identity.
+func (g *walGet) openSpool(identity segment.Identity) (err error) {
 	if g.cfg.Spool == "" {
 		return nil
 	}
 	if g.view, err = segment.ReadSpool(fsx.OS{}, g.cfg.Spool); err != nil {
 		return err
 	}
-	identity := g.archive.Identity().Identity
 	if err := g.view.Identity.Match("spool "+g.cfg.Spool, identity); err != nil {
 		return err
 	}
@@ -282,14 +294,19 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 	if err := fill(f); err != nil {
 		return Trouble, err
 	}
-	err = errors.Join(f.Sync(), f.Close())
+	if !g.passing {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		crashpoint.Hit(crashpoint.WALGetWritten)
 		err = os.Rename(tmp, g.path)
 	}
 	if err == nil {
 		crashpoint.Hit(crashpoint.WALGetNamed)
-		err = syncPath(filepath.Dir(g.path))
+		if !g.passing {
+			err = syncPath(filepath.Dir(g.path))
+		}
 	}
 	if err != nil {
 		return Trouble, errors.New("write: " + err.Error())

@@ -167,6 +167,7 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 	if err := g.ownIsLonger(id, n); err != nil {
 		return err
 	}
+	g.padded = n
 	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
 }
 

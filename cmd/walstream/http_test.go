@@ -19,7 +19,7 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-var servedAt = regexp.MustCompile(`"address":"([^"]+)","time":"[^"]+","message":"serving /metrics"`)
+var servedAt = regexp.MustCompile(`"address":"([^"]+)","time":"[^"]+","message":"serving (?:/metrics|WAL)"`)
 
 // get asks the receiver by HTTP.
 func (r *receiving) get(path string) (code int, body string) {

@@ -251,7 +251,7 @@ func TestHangingDiskFreezesNoAnswer(t *testing.T) {
 		synced <- err
 	}()
 	<-hangs
-	handler, err := d.handler()
+	handler, err := d.handler(&gate{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,15 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// planView is a plan as --json shows it: the plan itself, with the backup's
-// list of parts left out, and what will be written where.
-type planView struct {
+// planFacts is a plan with the backup's list of parts left out.
+type planFacts struct {
 	*recovery.Plan
-	Backup   backupView         `json:"backup"`
+	Backup backupView `json:"backup"`
+}
+
+// planView is a plan as --json shows it: with what will be written where.
+type planView struct {
+	planFacts
 	Dir      string             `json:"dir"`
 	Settings []recovery.Setting `json:"settings"`
 	Recovery *recoveryEnd       `json:"recovery,omitempty"`
@@ -36,7 +40,7 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, end *reco
 		}
 	}
 	if a.json {
-		return term.JSON(a.stdout, planView{p, viewBackup(&p.Backup), conf.Dir, settings, end})
+		return term.JSON(a.stdout, planView{planFacts{p, viewBackup(&p.Backup)}, conf.Dir, settings, end})
 	}
 	table := term.NewTable(a.stdout)
 	table.Row("target", join(p.Target.String(), p.Target.Inclusion(), "timeline "+p.Timeline.String()+wordFor(p.Target.Timeline)))

@@ -95,7 +95,7 @@ func keepDescriptors() error {
 // code is 0: in a container its parent is PostgreSQL, which takes others for
 // the crash of a backend.
 func (a *app) prefetch(ctx context.Context, key string) error {
-	c, conf, err := a.walGetConfig()
+	c, conf, err := a.walGetConfig("")
 	if err == nil {
 		err = a.servePrefetched(ctx, c, conf, key)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
@@ -87,9 +88,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return unopened
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	listener, err := d.listenHTTP(ctx) // behind the lock of the spool: a second receiver learns of that
+	listener, err := listenHTTP(ctx, d.conf.HTTP) // behind the lock of the spool: a second receiver learns of that
 	if err != nil {
-		return err
+		return hint.With(err, "set http.listen in the configuration to a free address; once, or without metrics: WALSTREAM_HTTP_LISTEN=off walstream receive")
 	}
 
 	stream, stopStream := context.WithCancelCause(ctx)

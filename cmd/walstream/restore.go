@@ -60,15 +60,7 @@ interrupted goes on when the same command is given again.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error { return a.restore(ctx, args[0], f) }),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.time, "target-time", "", "recover up to this time; without an offset it is local")
-	flags.StringVar(&f.lsn, "target-lsn", "", "recover up to this LSN")
-	flags.StringVar(&f.xid, "target-xid", "", "recover up to the end of this transaction")
-	flags.StringVar(&f.name, "target-name", "", "recover up to this restore point (walstream mark)")
-	flags.BoolVar(&f.immediate, "target-immediate", false, "recover to the end of the backup only")
-	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after it")
-	flags.StringVar(&f.timeline, "target-timeline", "latest", "timeline to recover along: latest, current or a number")
-	flags.StringVar(&f.action, "target-action", "", "what to do at the target: pause, promote or shutdown (default pause)")
-	flags.StringVar(&f.backup, "backup", "", "ID of the backup to use (default: the newest that reaches the target)")
+	f.addTarget(cmd)
 	flags.StringArrayVar(&f.tablespaces, "tablespace-map", nil, "put the tablespace at OLD to NEW instead, as OLD=NEW; may be repeated")
 	flags.StringVar(&f.owner, "owner", "", "as root: the user who shall own the files (default: the owner of DIR or its parent)")
 	flags.IntVar(&f.jobs, "jobs", 4, "parts to restore at the same time")
@@ -78,8 +70,22 @@ interrupted goes on when the same command is given again.`,
 	flags.Var(&f.onError, "on-error", "what wal-get tells the standby of trouble: retry, or fatal for one that is to take over (default retry)")
 	flags.BoolVar(&f.wait, "wait", false, "start PostgreSQL, follow recovery to its end and compare it with the plan")
 	flags.StringVar(&f.pgBin, "pg-bin", "", "directory of PostgreSQL's programs for --wait (default: pg_config's, or the usual ones)")
-	cmd.MarkFlagsMutuallyExclusive("target-time", "target-lsn", "target-xid", "target-name", "target-immediate")
 	return cmd
+}
+
+// addTarget defines the flags that say where to: all that a plan depends on.
+func (f *restoreFlags) addTarget(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.time, "target-time", "", "recover up to this time; without an offset it is local")
+	flags.StringVar(&f.lsn, "target-lsn", "", "recover up to this LSN")
+	flags.StringVar(&f.xid, "target-xid", "", "recover up to the end of this transaction")
+	flags.StringVar(&f.name, "target-name", "", "recover up to this restore point (walstream mark)")
+	flags.BoolVar(&f.immediate, "target-immediate", false, "recover to the end of the backup only")
+	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after it")
+	flags.StringVar(&f.timeline, "target-timeline", "latest", "timeline to recover along: latest, current or a number")
+	flags.StringVar(&f.action, "target-action", "", "what to do at the target: pause, promote or shutdown (default pause)")
+	flags.StringVar(&f.backup, "backup", "", "ID of the backup to use (default: the newest that reaches the target)")
+	cmd.MarkFlagsMutuallyExclusive("target-time", "target-lsn", "target-xid", "target-name", "target-immediate")
 }
 
 func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {

@@ -106,7 +106,7 @@ the lock, 130 interrupted. Those of wal-get are PostgreSQL's: see its help.`
 	flags.BoolVar(&a.debug, "debug", false, "log everything, and show where an error comes from")
 	addGroup(root, "Keep WAL and backups", a.receiveCommand(), a.backupCommand(), a.pruneCommand(), a.markCommand(), a.slotCommand())
 	addGroup(root, "Look at them", a.statusCommand(), a.listCommand(), a.verifyCommand())
-	addGroup(root, "Restore", a.restoreCommand(), a.walGetCommand())
+	addGroup(root, "Restore", a.restoreCommand(), a.walGetCommand(), a.serveCommand())
 	addGroup(root, "Set up", a.importCommand(), a.configCommand(), a.versionCommand())
 	return root
 }

@@ -2,236 +2,117 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
-	"net"
-	"os"
-	"path/filepath"
-	"slices"
-	"time"
+	"net/http"
+	"net/url"
+	"strings"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
 
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
-	"github.com/walstream/walstream/receiver"
-	"github.com/walstream/walstream/wal"
+	"github.com/walstream/walstream/recovery"
 )
 
-// socketName is the socket in the spool directory on which a receiver tells
-// its status: one JSON object for each connection.
-const socketName = "status.sock"
+func (a *app) serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Give WAL by HTTP to hosts that cannot read the archive", Args: wants(),
+		Long: `Answer "walstream wal-get --from URL" on http.listen, until SIGINT or SIGTERM,
+with the WAL of the archive and of a receiver's spool on this host (--spool).
+"walstream receive" does the same on its own http.listen.
 
-// status is the daemon's present state.
-func (d *daemon) status() *statusView {
-	hold := d.recv.HoldSlot().Status()
-	v := &statusView{
-		Running: true, Status: d.recv.Status(), Slot: &hold, Ack: d.conf.Ack,
-		Archive: archiveView{Location: d.location, Unsafe: d.conf.S3.UnsafeUnconditional}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
-	}
-	v.TailLSN, v.ArchivedLSN = d.archived.lsn()
-	d.mu.Lock()
-	spool, up, away := d.spool, d.up, d.archAway
-	v.Backup, v.Gaps, v.Spool.Failure = d.backup, d.gaps, d.spoolFull
-	d.mu.Unlock()
-	if spool != nil {
-		u := spool.Usage()
-		v.Spool.open, v.Spool.FullSince, v.Spool.Bytes, v.Spool.Waiting = true, u.FullSince, u.Bytes, u.Waiting
-	}
-	v.SyncState = hold.SyncStates[v.BackendPID]
-	if v.SyncState != "" && v.State != receiver.Streaming {
-		v.SyncState = "async" // until the next look
-	}
-	v.FlushP99 = d.flushes.p99()
-	v.measureLag(d.started, time.Now())
-	if v.Archive.Failure = away; away != nil {
-		v.Archive.Failures, v.Archive.LastFailure = away.Count, away.Last
-	}
-	if up != nil {
-		s := up.Status()
-		v.Archive.Segments, v.Archive.LastSuccess, v.Archive.Failure = s.Segments, s.LastSuccess, s.Failure
-		v.Archive.Failures += s.Failures
-		if !s.LastFailure.IsZero() {
-			v.Archive.LastFailure = s.LastFailure
-		}
-		v.Archive.Stopped = map[wal.Timeline]string{}
-		for tli, err := range s.Stopped {
-			v.Archive.Stopped[tli] = err.Error()
-		}
-	}
-	v.findProblems()
-	v.inUTC()
-	return v
-}
+WAL holds all that is in the database. Other machines get it only with the word
+in http.token_file, or a certificate of the authority in http.client_ca.
 
-// measureLag says how far what is durable here is behind the server. Without a
-// connection nobody knows how far the server is.
-func (v *statusView) measureLag(started, now time.Time) {
-	since := v.CaughtUp
-	if since.IsZero() {
-		since = started
-	}
-	age := max(0, now.Sub(since)).Seconds()
-	if v.State == receiver.Streaming {
-		behind := lsnDistance(v.Flushed, v.ServerLSN)
-		if v.LagBytes = &behind; behind == 0 {
-			age = 0
-		}
-	}
-	v.LagSeconds = &age
-}
-
-// inUTC turns every time of the view into what --json promises.
-func (v *statusView) inUTC() {
-	for _, t := range []*time.Time{&v.Since, &v.LastMessage, &v.LastFlush, &v.CaughtUp, &v.Slot.Looked, &v.Slot.OverMax, &v.Spool.FullSince, &v.Archive.LastSuccess, &v.Archive.LastFailure} {
-		*t = t.UTC()
-	}
-	for _, f := range []**hint.Failure{&v.Failure, &v.Slot.Failure, &v.Archive.Failure, &v.Spool.Failure} {
-		*f = (*f).InUTC()
+GET /wal/FILE is a segment or timeline history, /history/N the history of
+timeline N, and /plan?target-time=T what "walstream restore --dry-run --json"
+plans, with its flags for target and backup as parameters.`,
+		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.serve(ctx) }),
 	}
 }
 
-// unready lists why WAL is not streamed, or not archived.
-func (v *statusView) unready() (lacks []string) {
-	add := func(format string, args ...any) { lacks = append(lacks, fmt.Sprintf(format, args...)) }
-	if v.Spool.Failure != nil {
-		add("the spool cannot be opened%s", failureText(v.Spool.Failure))
+func (a *app) serve(ctx context.Context) error {
+	c, err := a.load()
+	if err != nil {
+		return err
 	}
-	if !v.Spool.FullSince.IsZero() {
-		add("the spool is full since %s: receiving waits for the archive", term.Time(v.Spool.FullSince))
+	if _, err := requireArchive(c); err != nil {
+		return err
 	}
+	l, err := listenHTTP(ctx, c.HTTP)
 	switch {
-	case v.State == receiver.Streaming:
-	case v.Failure == nil:
-		add("not streaming: still connecting")
-	default:
-		add("not streaming%s", failureText(v.Failure))
+	case err != nil:
+		return hint.With(err, "on a free address: WALSTREAM_HTTP_LISTEN=127.0.0.1:9787 walstream serve")
+	case l == nil:
+		return &usageError{hint.Errorf("WALSTREAM_HTTP_LISTEN=127.0.0.1:9788 walstream serve", "http.listen: there is no address to serve on")}
 	}
-	if v.Archive.Failure != nil {
-		waits := ""
-		if v.Ack == "archive" {
-			waits = ", and commits wait for the archive"
-		}
-		add("archiving fails%s%s", waits, failureText(v.Archive.Failure))
+	defer l.Close() // the server does that too
+	if !l.gate.open() {
+		return &usageError{hint.With(fmt.Errorf("http.listen %s: %w", c.HTTP.Listen, errUnguarded),
+			"put a long random word into a file that only walstream can read: WALSTREAM_HTTP_TOKEN_FILE=FILE walstream serve")}
 	}
-	for _, tli := range slices.Sorted(maps.Keys(v.Archive.Stopped)) {
-		add("timeline %s is not archived any more: %s", tli, v.Archive.Stopped[tli])
-	}
-	return lacks
-}
-
-// failureText is since when something fails, how often, and why.
-func failureText(f *hint.Failure) string {
-	if f.Count == 1 {
-		return fmt.Sprintf(" since %s: %s", term.Time(f.Since), f)
-	}
-	return fmt.Sprintf(" since %s, %d times: %s", term.Time(f.Since), f.Count, f)
-}
-
-// findProblems lists what a person has to look at.
-func (v *statusView) findProblems() {
-	v.Problems = append(v.Problems, v.unready()...)
-	add := func(format string, args ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, args...)) }
-	if v.Alarm != "" {
-		add("%s", v.Alarm)
-	}
-	if o := v.Orphan; o != nil {
-		add("WAL of timeline %s from %s to %s was received but is not in the server's history", o.Timeline, o.Fork, o.End)
-	}
-	if v.Slot != nil && !v.Slot.Looked.IsZero() && !v.Slot.Holds() {
-		add("slot %s keeps no WAL", v.Slot.Name)
-	}
-	if v.Slot != nil && !v.Slot.OverMax.IsZero() {
-		add("since %s slot %s no longer keeps all that is not archived: that is more than hold_max", term.Time(v.Slot.OverMax), v.Slot.Name)
-	} else if v.Slot != nil && v.Slot.Recreated > 0 && !v.Slot.Streamed && v.Slot.RestartLSN > v.ArchivedLSN {
-		add("slot %s was made anew: what is not archived before %s is on the receiver's disk only", v.Slot.Name, v.Slot.RestartLSN)
-	}
-	if v.Slot != nil && v.Slot.Failure != nil && v.Slot.Failure.Count > 1 {
-		add("slot %s cannot be looked at or moved%s", v.Slot.Name, failureText(v.Slot.Failure))
-	}
-	for _, g := range v.Gaps {
-		if !g.Closed {
-			add("gap: nobody has the WAL of timeline %s from %s to %s, and there is no backup behind it yet", g.Timeline, g.From, g.To)
-		}
-	}
-}
-
-// serveStatus answers on the socket until ctx ends. Without a socket streaming
-// goes on.
-func (d *daemon) serveStatus(ctx context.Context) error {
-	select {
-	case <-d.opened:
-	case <-ctx.Done():
-		return nil
-	}
-	path := filepath.Join(d.conf.SpoolDir, socketName)
-	// Whoever listened there is dead: this process holds the spool's lock.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn().Err(err).Msg("no status socket")
-		return nil
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	arch, err := a.openArchive(ctx, c)
 	if err != nil {
-		d.log.Warn().Err(err).Msg("no status socket")
-		return nil
+		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })() // ends Accept
-	for {
-		conn, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
+	format := term.LogJSON
+	if term.IsTerminal(a.stderr) {
+		format = term.LogText
+	}
+	log := a.logger(format)
+	log.Info().Stringer("address", l.Addr()).Msg("serving WAL")
+	return serveHTTP(ctx, l, newWALMux(l.gate, recovery.Server{
+		Open:  func(ctx context.Context) (*archive.Archive, error) { return keys(c).Open(ctx, arch.Store()) },
+		Spool: func() (string, error) { return a.spoolToRead(c) }, Log: log,
+	}), log)
+}
+
+// newWALMux answers what serve and receive both do.
+func newWALMux(g *gate, s recovery.Server) *http.ServeMux {
+	inner := http.NewServeMux()
+	s.Register(inner)
+	inner.HandleFunc("GET /plan", func(w http.ResponseWriter, r *http.Request) { servePlan(w, r, s) })
+	mux := http.NewServeMux()
+	for _, path := range []string{"/wal/", "/history/", "/plan"} {
+		mux.Handle(path, g.guard(inner))
+	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	return mux
+}
+
+// remote is the server of --from.
+func remote(c config.HTTP, from string) (*recovery.Remote, error) {
+	u, err := url.Parse(from)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		return nil, fmt.Errorf("--from %q: write it like http://127.0.0.1:9788", config.Mask(from))
+	}
+	r := &recovery.Remote{URL: strings.TrimRight(from, "/")}
+	if r.Token, err = readToken(c); err != nil {
+		return nil, err
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		if conf.RootCAs, err = readCA("http.ca_file", c.CAFile); err != nil {
+			return nil, err
 		}
+	}
+	if c.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 		if err != nil {
-			d.log.Warn().Err(err).Msg("status socket")
-			time.Sleep(time.Second) // out of file descriptors, most likely
-			continue
+			return nil, fmt.Errorf("http.tls_cert, http.tls_key: %w", err)
 		}
-		d.answer(conn)
+		conf.Certificates = []tls.Certificate{cert}
 	}
-}
-
-// answer never waits long for its reader, so connections can be served one
-// after the other.
-func (d *daemon) answer(conn net.Conn) {
-	defer func() { _ = conn.Close() }() // the reader notices a cut answer
-	err := conn.SetDeadline(time.Now().Add(time.Second))
-	if err == nil {
-		err = json.NewEncoder(conn).Encode(d.status())
+	transport, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return nil, errors.New("no HTTP transport")
 	}
-	if err != nil {
-		d.log.Debug().Err(err).Msg("status socket")
-	}
-}
-
-// notify tells systemd, if it started us, when WAL flows and where it is.
-func (d *daemon) notify(ctx, user context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	ready := false
-	stopping := user.Done()
-	for {
-		text := ""
-		select {
-		case <-ctx.Done():
-			return
-		case <-stopping:
-			stopping = nil
-			text = sd.SdNotifyStopping
-		case now := <-tick.C:
-			d.flushes.turn(now)
-			st := d.recv.Status()
-			if !ready && st.State == receiver.Streaming && !st.LastMessage.IsZero() {
-				ready = true
-				text = sd.SdNotifyReady + "\n"
-			}
-			archived, _ := d.archived.lsn()
-			text += fmt.Sprintf("STATUS=%s, flushed %s, archived %s", st.State, st.Flushed, archived)
-		}
-		if _, err := sd.SdNotify(false, text); err != nil {
-			d.log.Debug().Err(err).Msg("sd_notify")
-		}
-	}
+	transport = transport.Clone()
+	transport.TLSClientConfig, transport.DisableCompression = conf, true
+	r.Client = &http.Client{Transport: transport}
+	return r, nil
 }

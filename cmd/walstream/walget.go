@@ -50,7 +50,7 @@ func (m *onErrorMode) standby() (bool, error) {
 
 func (a *app) walGetCommand() *cobra.Command {
 	var onError onErrorMode
-	var key string
+	var key, from string
 	cmd := &cobra.Command{
 		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: wants("FILE", "PATH"),
 		Long: `Put the WAL segment or timeline history FILE at PATH, verified and durable. It is
@@ -64,9 +64,13 @@ retried for 30 s, then the code is 1, and the standby streams and asks again.
 One that may be promoted should not go live without WAL that could not be read:
 give --on-error fatal in its restore_command.
 
+With --from the host needs no archive: "walstream serve" or "walstream receive"
+answers at that URL, and what it sends is verified here too.
+
 During recovery the first call leaves a process behind that fetches the segments
 that will be asked for next into pg_wal/walstream.prefetch, and verifies them.
-Later calls have only to rename them. It ends with the recovery.`,
+Later calls have only to rename them. It ends with the recovery. With --from there
+is none.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error {
 			if key != "" {
 				return a.prefetch(ctx, key)
@@ -78,38 +82,44 @@ Later calls have only to rename them. It ends with the recovery.`,
 			if err != nil {
 				return err
 			}
-			return a.walGet(ctx, args[0], args[1], standby)
+			return a.walGet(ctx, from, args[0], args[1], standby)
 		}),
 	}
 	cmd.Flags().StringVar(&key, prefetchFlag, "", "")
 	_ = cmd.Flags().MarkHidden(prefetchFlag) // it exists
 	cmd.Flags().Var(&onError, "on-error", "fatal or retry: what a server is told of trouble; by default only a standby is to try again")
+	cmd.Flags().StringVar(&from, "from", "", "URL of a walstream serve to ask instead of the archive")
 	a.addSettings(cmd.Flags(), "wal-get")
 	return cmd
 }
 
-// walGetConfig is what the settings say about where WAL comes from.
-func (a *app) walGetConfig() (*config.Loaded, recovery.WalGetConfig, error) {
+// walGetConfig is what the settings, and --from, say about where WAL comes from.
+// What is wrong there is not mended by waiting.
+func (a *app) walGetConfig(from string) (*config.Loaded, recovery.WalGetConfig, error) {
 	c, err := a.load()
 	if err != nil {
 		return nil, recovery.WalGetConfig{}, err
 	}
-	if _, err := requireArchive(c); err != nil {
-		return nil, recovery.WalGetConfig{}, err // waiting does not mend it
+	conf := recovery.WalGetConfig{
+		Open:     func(ctx context.Context) (*archive.Archive, error) { return a.openArchive(ctx, c) },
+		RetryFor: c.RestoreRetry, Log: a.logger(term.LogText),
 	}
-	spool, err := a.spoolToRead(c)
-	retry := c.RestoreRetry
-	if retry == 0 {
-		retry = -1 // not at all
+	if conf.RetryFor == 0 {
+		conf.RetryFor = -1 // not at all
 	}
-	return c, recovery.WalGetConfig{
-		Open:  func(ctx context.Context) (*archive.Archive, error) { return a.openArchive(ctx, c) },
-		Spool: spool, RetryFor: retry, Log: a.logger(term.LogText),
-	}, err
+	if from != "" {
+		conf.From, err = remote(c.HTTP, from)
+	} else {
+		_, err = requireArchive(c)
+	}
+	if err == nil && (from == "" || c.FromFlag("spool.dir")) {
+		conf.Spool, err = a.spoolToRead(c)
+	}
+	return c, conf, err
 }
 
-func (a *app) walGet(ctx context.Context, file, path string, standby bool) error {
-	c, conf, err := a.walGetConfig()
+func (a *app) walGet(ctx context.Context, from, file, path string, standby bool) error {
+	c, conf, err := a.walGetConfig(from)
 	if err != nil {
 		return err
 	}
@@ -117,6 +127,9 @@ func (a *app) walGet(ctx context.Context, file, path string, standby bool) error
 	out, err := recovery.WalGet(ctx, conf, file, path)
 	switch {
 	case out == recovery.Delivered:
+		if from != "" {
+			return nil
+		}
 		if err := a.startPrefetching(c); err != nil {
 			conf.Log.Warn().Err(err).Msg("WAL is not fetched ahead")
 		}
@@ -127,7 +140,11 @@ func (a *app) walGet(ctx context.Context, file, path string, standby bool) error
 	if out == recovery.Absent {
 		return &absentError{err}
 	}
-	if len(hint.Of(err)) == 0 {
+	switch {
+	case len(hint.Of(err)) > 0:
+	case from != "":
+		err = hint.With(err, "does it answer? curl -i %s", hint.Quote(from+"/healthz"))
+	default:
 		err = hint.With(err, "what the archive has: walstream list wal")
 	}
 	return err

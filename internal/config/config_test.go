@@ -14,7 +14,7 @@ import (
 )
 
 var defaults = Config{
-	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTPListen: "127.0.0.1:9788",
+	SpoolDir: "/var/lib/walstream/spool", Slot: "walstream", HTTP: HTTP{Listen: "127.0.0.1:9788"},
 	SpoolMax: 16 << 30, SlotMode: "hold", HoldMax: 32 << 30, OnGap: "backup", CompressionLevel: "fastest", RestoreRetry: 15 * time.Minute, RestorePrefetch: 256 << 20, S3: S3{Checksum: "auto"},
 	Ack: "spool", AckWindow: 4, TailInterval: time.Second,
 }
@@ -139,12 +139,12 @@ func TestRecipients(t *testing.T) {
 func TestEveryKeyFromFileAndEnvironment(t *testing.T) {
 	texts := map[string]string{
 		"dbname": "host=db1", "archive": "/a", "spool.dir": "/s", "slot": "s1",
-		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "ack": "archive", "ack_window": "64", "tail_interval": "250ms", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "compression_level": "best", "restore_retry": "90s", "restore_prefetch": "1GiB",
+		"spool.max_size": "20MiB", "slot_mode": "stream", "hold_max": "30MiB", "ack": "archive", "ack_window": "64", "tail_interval": "250ms", "on_gap": "stop", "application_name": "w1", "http.listen": ":80", "http.token_file": "/token", "http.tls_cert": "/cert", "http.tls_key": "/key", "http.client_ca": "/clients", "http.ca_file": "/ca", "compression_level": "best", "restore_retry": "90s", "restore_prefetch": "1GiB",
 		"s3.endpoint": "https://s3.local:9000", "s3.region": "here", "s3.path_style": "true", "s3.checksum": "required", "s3.storage_class": "STANDARD_IA",
 		"s3.sse": "aws:kms", "s3.kms_key": "arn:x", "s3.ca_file": "/ca.pem", "s3.unsafe_no_conditional_put": "true",
 		"encryption.recipients": testRecipient, "encryption.identity_file": "/keys",
 	}
-	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTPListen: ":80", Ack: "archive", AckWindow: 64, TailInterval: 250 * time.Millisecond, OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
+	want := Config{DBName: "host=db1", Archive: "/a", SpoolDir: "/s", Slot: "s1", ApplicationName: "w1", HTTP: HTTP{":80", "/token", "/cert", "/key", "/clients", "/ca"}, Ack: "archive", AckWindow: 64, TailInterval: 250 * time.Millisecond, OnGap: "stop", SpoolMax: 20 << 20, SlotMode: "stream", HoldMax: 30 << 20,
 		CompressionLevel: "best", RestoreRetry: 90 * time.Second, RestorePrefetch: 1 << 30, IdentityFile: "/keys",
 		S3: S3{"https://s3.local:9000", "here", true, "required", "STANDARD_IA", "aws:kms", "arn:x", "/ca.pem", true}}
 	if err := setRecipients(&want.Recipients, testRecipient); err != nil {
@@ -189,7 +189,7 @@ func TestRelativePaths(t *testing.T) {
 
 func TestNoHTTP(t *testing.T) {
 	for _, src := range []Sources{{File: writeFile(t, "http: {listen: ''}\n")}, {File: writeFile(t, "http: {listen: off}\n")}, {Environ: []string{"WALSTREAM_HTTP_LISTEN=off"}}} {
-		if l := load(t, src); l.HTTPListen != "" {
+		if l := load(t, src); l.HTTP.Listen != "" {
 			t.Errorf("%+v", l.Config)
 		}
 	}

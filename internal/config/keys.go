@@ -38,7 +38,7 @@ type Config struct {
 	AckWindow        int             // at least 1
 	TailInterval     time.Duration   // 0 is off
 	OnGap            string          // backup or stop
-	HTTPListen       string          // host:port; empty: no HTTP server
+	HTTP             HTTP            // who is served by HTTP, and how
 	CompressionLevel string          // fastest, default, better or best
 	Recipients       []age.Recipient // for whom the archive is encrypted; none: it is not
 	IdentityFile     string          // absolute path of the secret keys; empty: none
@@ -57,6 +57,17 @@ type S3 struct {
 	KMSKey              string
 	CAFile              string // absolute path
 	UnsafeUnconditional bool
+}
+
+// HTTP is how receive and serve answer, and how wal-get --from asks. The paths
+// are absolute, or empty.
+type HTTP struct {
+	Listen    string // host:port; empty: no HTTP server
+	TokenFile string
+	TLSCert   string
+	TLSKey    string
+	ClientCA  string
+	CAFile    string
 }
 
 // Key is one setting. The table of keys is the only place that names
@@ -161,8 +172,23 @@ func courseKeys() []Key {
 			Help: "when the server has removed WAL that nobody has, backup: go on and take a base backup; stop: end",
 			set:  func(c *Config, s string) error { return setChoice(&c.OnGap, s, []string{"backup", "stop"}) }},
 		{Path: "http.listen", Default: "127.0.0.1:9788",
-			Help: "address on which receive serves /metrics, /healthz and /readyz; off: none",
-			set:  func(c *Config, s string) error { return setListen(&c.HTTPListen, s) }},
+			Help: "address on which receive serves /metrics, /healthz and /readyz, and serve and receive WAL; off: none",
+			set:  func(c *Config, s string) error { return setListen(&c.HTTP.Listen, s) }},
+		{Path: "http.token_file", relative: true,
+			Help: "file with a word that serve and receive ask for before they give WAL, and that wal-get --from gives",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.HTTP.TokenFile, s) }},
+		{Path: "http.tls_cert", relative: true,
+			Help: "PEM file with the certificate of the HTTP server, or of wal-get --from as its client; empty: no TLS",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.HTTP.TLSCert, s) }},
+		{Path: "http.tls_key", relative: true,
+			Help: "PEM file with the key of http.tls_cert",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.HTTP.TLSKey, s) }},
+		{Path: "http.client_ca", relative: true,
+			Help: "PEM file of the authority whose certificates clients must have before they get WAL",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.HTTP.ClientCA, s) }},
+		{Path: "http.ca_file", relative: true,
+			Help: "PEM file of the authority that signed the certificate of wal-get's --from; empty: the system's authorities",
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.HTTP.CAFile, s) }},
 		{Path: "compression_level", Default: "fastest",
 			Help: "zstd effort: " + strings.Join(CompressionLevels(), ", "),
 			set:  func(c *Config, s string) error { return setChoice(&c.CompressionLevel, s, CompressionLevels()) }},
@@ -171,12 +197,7 @@ func courseKeys() []Key {
 			set:  func(c *Config, s string) error { return setRecipients(&c.Recipients, s) }},
 		{Path: "encryption.identity_file", Flag: "identity", relative: true,
 			Help: "file with the secret keys that read an encrypted archive; receive and backup need none",
-			set: func(c *Config, s string) error {
-				if s == "" {
-					return nil
-				}
-				return setPath(&c.IdentityFile, s)
-			}},
+			set:  func(c *Config, s string) error { return setOptionalPath(&c.IdentityFile, s) }},
 		{Path: "restore_retry", Flag: "restore-retry", Command: "wal-get", Default: "15m",
 			Help: "how long wal-get retries trouble before recovery stops",
 			set:  func(c *Config, s string) error { return setDuration(&c.RestoreRetry, s) }},
