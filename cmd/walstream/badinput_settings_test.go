@@ -45,6 +45,7 @@ func (r *ruins) settings() {
 		wrong("odd application_name", "WALSTREAM_APPLICATION_NAME='a\nb' walstream config check", `application_name: "a\nb" is no application_name`, example),
 		wrong("line break in archive", quoted("walstream", "list", "--archive", r.archive+"\nb"), `flag --archive: archive: `, example),
 		wrong("line break in spool", r.to("--spool", r.spool+"\nb"), `flag --spool: spool.dir: `, example),
+		bad{name: "WAL for everyone", line: "WALSTREAM_HTTP_LISTEN=0.0.0.0:0 walstream serve", code: 2, want: "http.listen 0.0.0.0:0: WAL is given to other machines only with ", once: true},
 		bad{name: "line break in a restore point", line: r.to("--target-name", "a\nb"), code: 2, want: `restore point "a\nb": a line break`, once: true},
 		bad{name: "line break in a label", line: quoted("walstream", "backup", "--label", "a\nb"), code: 1, want: `label "a\nb" holds control characters`, once: true},
 		timed("time unreadable", "UTC", "yesterday", `"yesterday" is no target time`, ""),
@@ -78,6 +79,8 @@ func (r *ruins) walGet() {
 		damaged("another segment in its place", r.hole+".zst is damaged: header is of ").when(func(w *world) { move(w.t, seg, seg+".away"); testkit.Run(w.t, "cp", other, seg) },
 			func(w *world) { move(w.t, seg+".away", seg) }),
 		{name: "no name of a WAL file", line: get("../walstream.json"), code: 200, want: "../walstream.json", once: true},
+		{name: "nobody serves", line: "WALSTREAM_RESTORE_RETRY=0s " + quoted("walstream", "wal-get", "--from", "http://127.0.0.1:1", r.hole, path), code: 200,
+			want: r.hole + ": http://127.0.0.1:1/wal/" + r.hole + ": dial tcp 127.0.0.1:1: ", once: true},
 		{name: "behind the end", line: get("00000002000000FF00000000"), code: 1, want: "00000002000000FF00000000", once: true},
 	})
 }

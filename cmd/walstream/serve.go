@@ -50,7 +50,7 @@ func (a *app) serve(ctx context.Context) error {
 	case l == nil:
 		return &usageError{hint.Errorf("WALSTREAM_HTTP_LISTEN=127.0.0.1:9788 walstream serve", "http.listen: there is no address to serve on")}
 	}
-	defer l.Close() // the server does that too
+	defer func() { _ = l.Close() }() // the server does that too
 	if !l.gate.open() {
 		return &usageError{hint.With(fmt.Errorf("http.listen %s: %w", c.HTTP.Listen, errUnguarded),
 			"put a long random word into a file that only walstream can read: WALSTREAM_HTTP_TOKEN_FILE=FILE walstream serve")}

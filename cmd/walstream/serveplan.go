@@ -16,13 +16,14 @@ import (
 
 // servePlan answers with what a dry run would plan, or why it would not.
 func servePlan(w http.ResponseWriter, r *http.Request, s recovery.Server) {
-	code, answer := http.StatusOK, any(nil)
 	plan, err := planFor(r, s)
+	var code int
+	var answer any
 	var usage *usageError
 	var refusal *recovery.Refusal
 	switch {
 	case err == nil:
-		answer = planFacts{plan, viewBackup(&plan.Backup)}
+		code, answer = http.StatusOK, planFacts{plan, viewBackup(&plan.Backup)}
 	case errors.As(err, &usage):
 		code, answer = http.StatusBadRequest, failure{"error", exitUsage, err.Error(), hint.Of(err)}
 	case errors.As(err, &refusal):
