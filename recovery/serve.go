@@ -32,12 +32,9 @@ const (
 	digestHeader  = "Repr-Digest"       // SHA-256 of the whole file, as in RFC 9530
 )
 
-const (
-	// answerTime is how long a [Server] looks for a file, and sendTime how
-	// long it takes at most to send it.
-	answerTime = 50 * time.Second
-	sendTime   = 5 * time.Minute
-)
+// answerTime is how long a [Server] looks for a file: less than its clients
+// wait for a sign.
+const answerTime = remoteSilence - 10*time.Second
 
 // Server gives WAL files to hosts that cannot read the archive, by HTTP, with
 // the answers of [WalGet]: 200 is [Delivered], 404 [Absent], and anything else
@@ -132,8 +129,6 @@ func send(w http.ResponseWriter, r *http.Request, path string) error {
 	h.Set(digestHeader, digest(sum.Sum(nil)))
 	h.Set("Etag", fmt.Sprintf(`"%x"`, sum.Sum(nil)))
 	h.Set("Content-Type", "application/octet-stream")
-	// The time for it begins now; a connection that has none says so.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTime))
 	http.ServeContent(w, r, "", time.Time{}, f)
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -29,6 +30,7 @@ type gate struct {
 const (
 	gateSeats = 8
 	gateWait  = 10 * time.Second
+	gateTime  = 5 * time.Minute // for a request that has a seat
 )
 
 // newGate reads what the settings name. The function puts TLS on a listener, if
@@ -120,7 +122,11 @@ func (g *gate) guard(next http.Handler) http.Handler {
 		select {
 		case g.seats <- struct{}{}:
 			defer func() { <-g.seats }()
-			next.ServeHTTP(w, r)
+			ctx, cancel := context.WithTimeout(r.Context(), gateTime)
+			defer cancel()
+			// In place of the server's; a connection that has no deadline says so.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(gateTime))
+			next.ServeHTTP(w, r.WithContext(ctx))
 		case <-r.Context().Done():
 		case <-wait.C:
 			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)

@@ -82,7 +82,7 @@ func (a *authority) write(name string, body []byte) {
 // behind serves WAL of nothing behind the gate of c and returns the port.
 func behind(t *testing.T, c config.HTTP, handler http.Handler) string {
 	t.Helper()
-	l, err := listenHTTP(t.Context(), c)
+	l, err := listenHTTP(t.Context(), c, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/recovery"
 )
 
@@ -27,8 +28,8 @@ type httpListener struct {
 }
 
 // listenHTTP takes the address of http.listen; nil when there is to be no
-// HTTP server.
-func listenHTTP(ctx context.Context, c config.HTTP) (*httpListener, error) {
+// HTTP server. The remedy is for an address that cannot be had.
+func listenHTTP(ctx context.Context, c config.HTTP, remedy string) (*httpListener, error) {
 	if c.Listen == "" {
 		return nil, nil
 	}
@@ -42,7 +43,7 @@ func listenHTTP(ctx context.Context, c config.HTTP) (*httpListener, error) {
 		err = op.Err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("http.listen %s: %w", c.Listen, errors.Unwrap(err))
+		return nil, hint.Errorf(remedy, "http.listen %s: %w", c.Listen, errors.Unwrap(err))
 	}
 	gate.local = l.Addr().(*net.TCPAddr).IP.IsLoopback()
 	return &httpListener{tls(l), gate}, nil

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
@@ -88,9 +87,10 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return unopened
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	listener, err := listenHTTP(ctx, d.conf.HTTP) // behind the lock of the spool: a second receiver learns of that
+	// Behind the lock of the spool: a second receiver learns of that.
+	listener, err := listenHTTP(ctx, d.conf.HTTP, "set http.listen in the configuration to a free address; once, or without metrics: WALSTREAM_HTTP_LISTEN=off walstream receive")
 	if err != nil {
-		return hint.With(err, "set http.listen in the configuration to a free address; once, or without metrics: WALSTREAM_HTTP_LISTEN=off walstream receive")
+		return err
 	}
 
 	stream, stopStream := context.WithCancelCause(ctx)

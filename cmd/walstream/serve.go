@@ -43,11 +43,11 @@ func (a *app) serve(ctx context.Context) error {
 	if _, err := requireArchive(c); err != nil {
 		return err
 	}
-	l, err := listenHTTP(ctx, c.HTTP)
-	switch {
-	case err != nil:
-		return hint.With(err, "on a free address: WALSTREAM_HTTP_LISTEN=127.0.0.1:9787 walstream serve")
-	case l == nil:
+	l, err := listenHTTP(ctx, c.HTTP, "on a free address: WALSTREAM_HTTP_LISTEN=127.0.0.1:9787 walstream serve")
+	if err != nil {
+		return err
+	}
+	if l == nil {
 		return &usageError{hint.Errorf("WALSTREAM_HTTP_LISTEN=127.0.0.1:9788 walstream serve", "http.listen: there is no address to serve on")}
 	}
 	defer func() { _ = l.Close() }() // the server does that too
