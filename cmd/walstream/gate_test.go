@@ -79,8 +79,8 @@ func (a *authority) write(name string, body []byte) {
 	}
 }
 
-// behind serves WAL of nothing behind the gate of c and returns the port.
-func behind(t *testing.T, c config.HTTP, handler http.Handler) string {
+// guarded serves WAL of nothing behind the gate of c and returns the port.
+func guarded(t *testing.T, c config.HTTP, handler http.Handler) string {
 	t.Helper()
 	l, err := listenHTTP(t.Context(), c, "")
 	if err != nil {
@@ -163,7 +163,7 @@ func TestGate(t *testing.T) {
 		{"certificate without token", both, ownCert, "https", 401},
 		{"certificate and token", both, withToken, "https", 400},
 	} {
-		url := c.scheme + "://127.0.0.1:" + behind(t, c.server, nil)
+		url := c.scheme + "://127.0.0.1:" + guarded(t, c.server, nil)
 		for _, path := range []string{"/wal/x", "/history/x", "/plan?target-lsn=x"} {
 			if got := call(t, c.client, url, path); got != c.want {
 				t.Errorf("%s: %s: %d, want %d", c.name, path, got, c.want)
@@ -180,7 +180,7 @@ func TestGate(t *testing.T) {
 func TestRenewedCertificate(t *testing.T) {
 	ours := newAuthority(t)
 	first, _ := ours.issue("server")
-	address := "127.0.0.1:" + behind(t, config.HTTP{Listen: "127.0.0.1:0", TLSCert: ours.file("server.pem"), TLSKey: ours.file("server.key")}, nil)
+	address := "127.0.0.1:" + guarded(t, config.HTTP{Listen: "127.0.0.1:0", TLSCert: ours.file("server.pem"), TLSKey: ours.file("server.key")}, nil)
 	serial := func() *big.Int {
 		conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -201,7 +201,7 @@ func TestRenewedCertificate(t *testing.T) {
 // Only so many are served at a time; the others wait for a seat.
 func TestGateSeats(t *testing.T) {
 	inside, leave := make(chan struct{}), make(chan struct{})
-	url := "http://127.0.0.1:" + behind(t, config.HTTP{Listen: "127.0.0.1:0"}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	url := "http://127.0.0.1:" + guarded(t, config.HTTP{Listen: "127.0.0.1:0"}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		inside <- struct{}{}
 		<-leave
 	}))
