@@ -1,8 +1,10 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -65,24 +67,38 @@ const (
 	always
 )
 
-// runTail stores the tail until ctx ends.
+// runTail stores the tail until ctx ends. The interval begins anew with each
+// segment: those that fill faster are stored whole as soon, and only once.
 func (u *Uploader) runTail(ctx context.Context) error {
 	cfg := u.cfg.Tail
-	var tick <-chan time.Time
-	if cfg.Interval > 0 {
-		t := time.NewTicker(cfg.Interval)
-		defer t.Stop()
-		tick = t.C
+	interval := cmp.Or(cfg.Interval, math.MaxInt64)
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	var (
+		start startAt
+		open  segment.ID // was being written at the last look; zero if none was
+	)
+	next := func() (segment.Sealed, bool) {
+		p, ok := u.nextTail(start)
+		if ok && !p.Growing {
+			return p, true
+		}
+		due := p.ID == open || open == segment.ID{}
+		if p.ID != open {
+			open = p.ID
+			tick.Reset(interval)
+		}
+		return p, ok && (due || start != always)
 	}
 	var puts errgroup.Group
 	defer func() { _ = puts.Wait() }()
 	free := make(chan struct{}, max(1, cfg.Window))
 	for {
-		start := whenNext
+		start = whenNext
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-tick:
+		case <-tick.C:
 			start = always
 		case <-cfg.Now:
 		case <-u.tail.wake:
@@ -96,7 +112,7 @@ func (u *Uploader) runTail(ctx context.Context) error {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			j, err := u.cut(ctx, func() (segment.Sealed, bool) { return u.nextTail(start) })
+			j, err := u.cut(ctx, next)
 			var deleted *segment.DeletedError
 			if errors.As(err, &deleted) {
 				return err // it is to be received again

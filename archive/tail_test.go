@@ -169,6 +169,29 @@ func TestTailInterval(t *testing.T) {
 	})
 }
 
+// Segments that fill within the interval are stored whole only, and yet all is
+// in the archive an interval after the last.
+func TestNoTailOfFastSegments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrickle(t, archive.TailConfig{Interval: time.Second})
+		ran := make(chan struct{})
+		go func() { r.run(20 * time.Second); close(ran) }()
+		for range 100 { // a segment each half second
+			r.write(100_000)
+			time.Sleep(50 * time.Millisecond)
+		}
+		r.mu.Lock()
+		if r.most > 0 {
+			t.Errorf("%d tail objects at one time", r.most)
+		}
+		r.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		r.inArchive(r.g.End())
+		<-ran
+	})
+}
+
 // Who waits for the archive is told in the order of positions, however the
 // puts beside each other end, and never of what is not there.
 func TestTailWindow(t *testing.T) {
