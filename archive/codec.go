@@ -30,7 +30,7 @@ const (
 	// points, of which a segment of 1 GiB can hold several millions.
 	maxHeader = 1 << 30
 	// window bounds the memory of both sides.
-	window = 1 << 20
+	window = 2 << 20
 	// maxWindow is what FORMAT.md allows.
 	maxWindow = 8 << 20
 	chunk     = 128 << 10
@@ -156,7 +156,6 @@ type encoder struct {
 	sum   hash.Hash    // of the plain bytes, SHA-256 or CRC-32C
 	want  string       // what that has to be, in hexadecimal
 	n     int64        // plain bytes so far
-	buf   []byte
 	ended bool
 }
 
@@ -167,7 +166,7 @@ func (e *encoders) newEncoder(level Level, h *Header, src io.Reader) (*encoder, 
 	if err != nil {
 		return nil, err
 	}
-	r := &encoder{h: h, src: src, sum: sha256.New(), want: h.SHA256, buf: make([]byte, chunk)}
+	r := &encoder{h: h, src: src, sum: sha256.New(), want: h.SHA256}
 	if h.CRC32C != nil {
 		r.sum, r.want = crc32.New(castagnoli()), fmt.Sprintf("%08x", *h.CRC32C)
 	}
@@ -202,16 +201,9 @@ func (r *encoder) Read(p []byte) (int, error) {
 }
 
 func (r *encoder) more() error {
-	n, err := r.src.Read(r.buf)
-	r.sum.Write(r.buf[:n])
-	r.n += int64(n)
-	if _, err := r.enc.Write(r.buf[:n]); err != nil {
-		return err
-	}
-	if err == nil {
-		return nil
-	}
-	if err != io.EOF {
+	n, err := r.enc.ReadFrom(io.LimitReader(io.TeeReader(r.src, r.sum), chunk)) // straight into its block
+	r.n += n
+	if err != nil || n == chunk {
 		return err
 	}
 	if sum := hex.EncodeToString(r.sum.Sum(nil)); sum != r.want || r.n != r.h.To-r.h.From {
