@@ -101,7 +101,7 @@ func (w scanWriter) Write(b []byte) (int, error) { return len(b), w.scan.write(b
 
 // add passes on one entry of the tablespace, unless it is no part of the
 // backup: WAL is archived on its own, and what pg_basebackup -R adds is for a
-// standby.
+// standby. A backup of a standby lists such a file.
 func (p *packer) add(h *tar.Header, body io.Reader) error {
 	name := entryName(h)
 	if !p.wanted(name, h.Typeflag) {
@@ -143,16 +143,16 @@ func (p *packer) add(h *tar.Header, body io.Reader) error {
 }
 
 func (p *packer) wanted(name string, kind byte) bool {
+	_, listed := p.size[name]
 	switch {
 	case name == "" || name == ".":
 		return false
 	case p.in.tablespace != 0:
 		return true
 	case strings.HasPrefix(name, walDir+"/"):
-		_, listed := p.size[name] // archive_status of pg_basebackup -X fetch
-		return listed || kind == tar.TypeDir
+		return listed || kind == tar.TypeDir // archive_status of pg_basebackup -X fetch
 	}
-	return !slices.Contains([]string{manifestFile, "standby.signal", "recovery.signal"}, name)
+	return listed || !slices.Contains([]string{manifestFile, "standby.signal", "recovery.signal"}, name)
 }
 
 // plain passes on a backup of plain files: the tablespaces first, as

@@ -14,7 +14,10 @@ import (
 func (w *world) seed(name string, settings []string, args ...string) *testkit.Cluster {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, name)
-	w.must(append([]string{"restore", dir, "--standby"}, args...)...)
+	out := w.must(append([]string{"restore", dir, "--standby"}, args...)...)
+	if said := strings.Contains(out, "it follows the archive only"); said == strings.Contains(quoted(args...), "--primary-conninfo") {
+		w.t.Errorf("a standby with %q:\n%s", args, out)
+	}
 	c := testkit.Adopt(w.t, dir)
 	c.Configure(settings...)
 	c.Start()
@@ -32,9 +35,9 @@ func streams(t *testing.T, c *testkit.Cluster, names ...string) {
 
 // A standby that was seeded from the archive streams without a base backup of
 // the primary, which has not even the WAL since the backup any more. Another
-// one streams from that. What only the receiver has when the primary is lost,
+// one streams from that, and one follows the archive alone. What only the receiver has when the primary is lost,
 // the standby gets when it is promoted. Then a standby takes the place of the
-// lost primary, on the new timeline.
+// lost primary, on the new timeline, from a backup of a standby.
 func TestSeedStandby(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"log_replication_commands = on", "max_wal_size = 2MB", "autovacuum = off", "wal_keep_size = 0"}})
@@ -62,12 +65,23 @@ func TestSeedStandby(t *testing.T) {
 	b := w.seed("b", nil, "--primary-conninfo", a.Conninfo()+" application_name=b")
 	streams(t, a, "b")
 	b.CaughtUp(w.primary)
+	alone := w.seed("alone", []string{"wal_retrieve_retry_interval = '100ms'"})
+	alone.CaughtUp(w.primary)
 	if n := backups(w.primary); taken == 0 || n != taken || backups(a) != 0 {
 		t.Errorf("%d base backups of the primary became %d, of the standby there are %d", taken, n, backups(a))
 	}
 	if got := a.Psql(t, "SELECT current_setting('primary_slot_name') || ' ' || current_setting('recovery_target_timeline') || ' ' || current_setting('synchronous_standby_names')"); got != "seeded latest walstream" {
 		t.Errorf("the standby has %s", got)
 	}
+
+	// A backup of a standby, for the end.
+	copied := filepath.Join(w.dir, "copied", "base")
+	testkit.Run(t, "mkdir", filepath.Dir(copied))
+	testkit.Run(t, filepath.Join(a.Bin, "pg_basebackup"), "-d", a.Conninfo(), "-D", copied, "-X", "none", "-c", "fast")
+	w.archived()
+	w.must("import", filepath.Dir(copied))
+	var list struct{ Backups []backupView }
+	imported := decode(t, w.must("list", "--json"), &list).Backups[1].ID
 
 	// It is cut off, and the primary lost.
 	w.primary.Allow("local all postgres trust", "local replication postgres trust")
@@ -90,8 +104,9 @@ func TestSeedStandby(t *testing.T) {
 	a.Psql(t, "INSERT INTO t SELECT FROM generate_series(1, 5)")
 	w.archived()
 	b.CaughtUp(a)
+	alone.CaughtUp(a)
 
-	c := w.seed("c", nil, "--primary-conninfo", a.Conninfo()+" application_name=c")
+	c := w.seed("c", nil, "--backup", imported, "--primary-conninfo", a.Conninfo()+" application_name=c")
 	streams(t, a, "b", "c")
 	c.CaughtUp(a)
 	if rows := c.Psql(t, "SELECT count(*) FROM t"); rows != "110" {
