@@ -51,6 +51,7 @@ func TestMatrix(t *testing.T) {
 			}
 			r.fill()
 			r.targets()
+			r.replica()
 			r.disaster()
 			if got := r.primary.Psql(t, settings); got != server {
 				t.Errorf("the restored server is %s, not %s", got, server)
@@ -179,6 +180,24 @@ func (r *matrixRun) targets() {
 		restored.Stop(syscall.SIGINT)
 		if c.name == "end" {
 			r.otherMajor(restored)
+		}
+	}
+}
+
+// replica seeds a standby, and lets restore start another cluster itself.
+func (r *matrixRun) replica() {
+	r.t.Helper()
+	moved := func(name string) string { return r.space + "=" + filepath.Join(r.dir, name+"-space") }
+	c := r.seed("replica", nil, "--tablespace-map", moved("replica"), "--primary-conninfo", r.primary.Conninfo())
+	streams(r.t, r.primary, "walreceiver")
+	c.CaughtUp(r.primary)
+	c.Stop(syscall.SIGINT)
+	for _, action := range []string{"pause", "promote"} {
+		dir := filepath.Join(r.dir, action)
+		r.servers(dir)
+		out := r.must("restore", dir, "--tablespace-map", moved(action), "--target-immediate", "--target-action", action, "--wait", "--pg-bin", r.primary.Bin)
+		if !strings.Contains(out, "as planned") {
+			r.t.Errorf("%s:\n%s", action, out)
 		}
 	}
 }

@@ -5,127 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sys/unix"
-
 	"github.com/walstream/walstream/internal/hint"
-	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
-
-// restored is a cluster that was restored and is started closed to clients: its only
-// socket lies in the side directory, which is its owner's, and there everybody
-// is let in. So no port, no pg_hba.conf and no client is in the way.
-type restored struct {
-	bin, dir, side string
-	owner          string // to become, empty if this is who runs walstream
-	users          []string
-	major          int
-}
-
-// socketPort only names the socket.
-const socketPort = 5432
-
-// findPrograms finds the programs of a major version, in bin if that is given.
-func findPrograms(ctx context.Context, bin, dir string, major int) (*restored, error) {
-	candidates := []string{bin}
-	if bin == "" {
-		out, _ := exec.CommandContext(ctx, "pg_config", "--bindir").Output() // it may be missing
-		candidates = []string{strings.TrimSpace(string(out)), fmt.Sprintf("/usr/lib/postgresql/%d/bin", major), fmt.Sprintf("/usr/pgsql-%d/bin", major), "/usr/local/pgsql/bin"}
-	}
-	wrong := ""
-	for _, bin := range candidates {
-		var have int
-		out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output()
-		if _, serr := fmt.Sscanf(string(out), "postgres (PostgreSQL) %d", &have); err != nil || serr != nil {
-			continue
-		}
-		if have == major {
-			return &restored{bin: bin, dir: dir, side: recovery.SideDir(dir), major: major}, nil
-		}
-		wrong = fmt.Sprintf("; those in %s are of %d", bin, have)
-	}
-	return nil, hint.Errorf(fmt.Sprintf("say where they are: --pg-bin /usr/lib/postgresql/%d/bin", major), "PostgreSQL %d is needed, and its programs are not found%s", major, wrong)
-}
-
-// pgCtl is the command that runs pg_ctl as the owner of the directory.
-func (s *restored) pgCtl(args ...string) []string {
-	command := append([]string{filepath.Join(s.bin, "pg_ctl"), "-D", s.dir}, args...)
-	if s.owner != "" {
-		command = append([]string{"runuser", "-u", s.owner, "--"}, command...)
-	}
-	return command
-}
-
-func (s *restored) run(ctx context.Context, args ...string) error {
-	command := s.pgCtl(args...)
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = s.dir
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(string(out)))
-	}
-	return err
-}
-
-// start starts the server, which is to pause at its target whatever it shall do
-// there later, and waits until it answers.
-func (s *restored) start(ctx context.Context) error {
-	var st unix.Stat_t
-	if err := unix.Stat(s.dir, &st); err != nil {
-		return err
-	}
-	s.users = []string{"postgres"}
-	if name := os.Getenv("PGUSER"); name != "" {
-		s.users = []string{name}
-	}
-	if u, err := user.LookupId(strconv.Itoa(int(st.Uid))); err == nil {
-		s.users = append(s.users, u.Username)
-		if int(st.Uid) != os.Geteuid() {
-			s.owner = u.Username
-		}
-	}
-	hba := filepath.Join(s.side, "pg_hba.conf")
-	if err := os.WriteFile(hba, []byte("local all all trust\n"), 0o600); err != nil {
-		return err
-	}
-	if err := os.Chown(hba, int(st.Uid), int(st.Gid)); err != nil {
-		return err
-	}
-	var options []string
-	for _, o := range []string{
-		"listen_addresses=", fmt.Sprintf("port=%d", socketPort), `unix_socket_directories="` + s.side + `"`, "hba_file=" + hba,
-		"logging_collector=off", "log_destination=stderr", "hot_standby=on", "recovery_target_action=pause",
-	} {
-		options = append(options, "-c "+hint.Quote(o))
-	}
-	if err := s.run(ctx, "-s", "-w", "-t", "100000000", "-l", s.log(), "-o", strings.Join(options, " "), "start"); err != nil {
-		return s.failed(ctx, err)
-	}
-	return nil
-}
-
-func (s *restored) log() string { return filepath.Join(s.side, "server.log") }
-
-// failed completes an error with the end of the server's log.
-func (s *restored) failed(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return hint.With(context.Cause(ctx), "recovery goes on; end it: %s", quotedWords(s.pgCtl("stop")))
-	}
-	log, _ := os.ReadFile(s.log()) // which the hint names
-	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
-	return hint.With(fmt.Errorf("%w\n%s", err, strings.Join(lines[max(0, len(lines)-5):], "\n")), "all that the server said: less %s", hint.Quote(s.log()))
-}
 
 // recoveryEnd is where a recovery ended, which was followed.
 type recoveryEnd struct {
@@ -177,7 +66,7 @@ func (s *restored) follow(ctx context.Context, p *recovery.Plan, progress *term.
 	end.Seconds = time.Since(began).Seconds()
 	end.compare(p, s.dir)
 	switch {
-	case len(end.Differs) > 0:
+	case len(end.Differs) > 0: // left for people to look at
 	case p.Target.Action == recovery.ActionPromote && end.Paused:
 		if err := s.query(ctx, "SELECT pg_wal_replay_resume()", nil); err != nil {
 			return nil, s.failed(ctx, err)
@@ -240,26 +129,6 @@ func (s *restored) query(ctx context.Context, sql string, e *recoveryEnd) error 
 	return err
 }
 
-// connect tries the names that the superuser usually has.
-func (s *restored) connect(ctx context.Context) (conn *pg.Conn, err error) {
-	for i, name := range s.users {
-		conn, err = pg.ConnectSQL(ctx, pg.Options{AllowStandby: true, Conninfo: conninfoOf(s.side, name)})
-		var refused *pgconn.PgError
-		if err == nil {
-			s.users = s.users[i : i+1]
-			return conn, nil
-		} else if !errors.As(err, &refused) {
-			break
-		}
-	}
-	return nil, hint.With(err, "the superuser has another name: PGUSER=NAME")
-}
-
-func conninfoOf(dir, name string) string {
-	value := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	return fmt.Sprintf("host='%s' port=%d user='%s' dbname=postgres sslmode=disable", value.Replace(dir), socketPort, value.Replace(name))
-}
-
 // compare notes what is not as planned. While the source lives, the end of WAL
 // moves on.
 func (e *recoveryEnd) compare(p *recovery.Plan, dir string) {
@@ -272,6 +141,9 @@ func (e *recoveryEnd) compare(p *recovery.Plan, dir string) {
 		e.Differs = append(e.Differs, fmt.Sprintf("which timeline it is on is not known: %v", err))
 	} else if want := p.WAL[len(p.WAL)-1].Timeline; e.Timeline != want {
 		e.Differs = append(e.Differs, fmt.Sprintf("the plan was to end on timeline %s", want))
+	}
+	if e.Live && !toEnd && p.Target.Action != recovery.ActionPromote { // it does not pause before it can answer queries
+		e.Differs = append(e.Differs, "it did not pause at the target")
 	}
 	if b := p.Before; b != nil && !e.LastFinish.Equal(b.Time) && !(toEnd && e.LSN > p.End) {
 		e.Differs = append(e.Differs, "the last transaction was to be that of "+term.Exact(b.Time))
@@ -302,13 +174,6 @@ func (e *recoveryEnd) along(last recovery.Range, pgWAL string) (wal.Timeline, er
 		return 0, err
 	}
 	return h.Ancestors[len(h.Ancestors)-1].Timeline, nil
-}
-
-func quotedWords(words []string) string {
-	for i, w := range words {
-		words[i] = hint.Quote(w)
-	}
-	return strings.Join(words, " ")
 }
 
 // nextSteps tells how to look at the server, make it live, and open it.

@@ -7,9 +7,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/recovery"
+	"github.com/walstream/walstream/wal"
 )
 
 // debian moves the configuration of the primary out of its data directory.
@@ -103,6 +105,21 @@ func TestRecoveryEndCompare(t *testing.T) {
 	p := &recovery.Plan{End: 0x300, WAL: []recovery.Range{{Timeline: 1, Last: "000000010000000000000001"}}, Target: recovery.Target{Kind: recovery.KindLSN}}
 	end.compare(p, t.TempDir())
 	if text := end.String(); len(end.Differs) != 2 || !strings.Contains(text, "NOT as planned: the plan was to end at 0/300; which timeline it is on is not known") {
+		t.Error(text)
+	}
+	// It went live, on a timeline that is based on the second.
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "pg_wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pg_wal", "00000003.history"), []byte("1\t0/100\tx\n2\t0/300\tx\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	end = recoveryEnd{LSN: 0x300, Live: true, history: "00000003.history", LastFinish: at}
+	p.Before = &wal.Finish{Time: at.Add(time.Microsecond)}
+	end.compare(p, dir)
+	if text := end.String(); len(end.Differs) != 3 || !strings.Contains(text, "end on timeline 1; it did not pause at the target; the last transaction was to be") {
 		t.Error(text)
 	}
 }
