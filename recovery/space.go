@@ -26,7 +26,7 @@ func FileSystemOf(path string) (FileSystem, error) {
 		var fs unix.Statfs_t
 		err := errors.Join(unix.Stat(path, &st), unix.Statfs(path, &fs))
 		if err == nil {
-			return FileSystem{uint64(st.Dev), int64(fs.Bavail) * fs.Bsize}, nil
+			return FileSystem{st.Dev, int64(fs.Bavail) * fs.Bsize}, nil
 		}
 		parent := filepath.Dir(path)
 		if parent == path || !errors.Is(err, unix.ENOENT) {
