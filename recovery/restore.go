@@ -252,7 +252,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	defer r.close()
 	crashpoint.Hit(crashpoint.RestoreDirsMade)
 	r.cfg.Log.Info().Str("backup", r.Backup.ID).Str("dir", r.cfg.Dir).Msg("restoring")
-	for _, step := range []func(context.Context) error{r.layDown, r.linkTablespaces, r.configure, r.syncDirs, r.finish} {
+	for _, step := range []func(context.Context) error{r.layDown, r.linkTablespaces, r.keepForks, r.configure, r.syncDirs, r.finish} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -37,7 +37,6 @@ type busy struct {
 	sessions    []*session
 	pieces      map[string]*piece // those that were prepared, by GID
 	prepared    []*piece          // those that are
-	unprepared  bool              // none shall be
 	rows        []int             // committed, and in no open transaction
 	last        int               // number of the newest row
 	names       []string          // of restore points
@@ -259,18 +258,15 @@ func (b *busy) attempt(s *session) {
 // end ends a session's transaction, or one that was prepared.
 func (b *busy) end(s *session) {
 	p := s.open
-	gid := func(p *piece) string { return fmt.Sprintf("%s-%d", p.tli, p.xid) }
 	switch what := b.rng.IntN(10); {
-	case what < 6 || what > 6 && b.unprepared:
+	case what < 6:
 		b.committed(p)
 		s.do(b.t, "COMMIT")
 	case what == 6:
 		b.rows = append(b.rows, p.took...)
 		s.do(b.t, "ROLLBACK")
 	default:
-		s.do(b.t, "PREPARE TRANSACTION '"+gid(p)+"'")
-		b.pieces[gid(p)] = p
-		b.prepared = append(b.prepared, p)
+		b.prepare(s)
 	}
 	s.open = nil
 	if len(b.prepared) < 4 {
@@ -281,11 +277,21 @@ func (b *busy) end(s *session) {
 	b.prepared = slices.Delete(b.prepared, i, i+1)
 	if b.rng.IntN(3) == 0 {
 		b.rows = append(b.rows, p.took...)
-		s.do(b.t, "ROLLBACK PREPARED '"+gid(p)+"'")
+		s.do(b.t, "ROLLBACK PREPARED '"+p.gid()+"'")
 		return
 	}
 	b.committed(p)
-	s.do(b.t, "COMMIT PREPARED '"+gid(p)+"'")
+	s.do(b.t, "COMMIT PREPARED '"+p.gid()+"'")
+}
+
+func (p *piece) gid() string { return fmt.Sprintf("%s-%d", p.tli, p.xid) }
+
+func (b *busy) prepare(s *session) {
+	p := s.open
+	s.do(b.t, "PREPARE TRANSACTION '"+p.gid()+"'")
+	b.pieces[p.gid()] = p
+	b.prepared = append(b.prepared, p)
+	s.open = nil
 }
 
 func (b *busy) committed(p *piece) {
@@ -357,15 +363,16 @@ func (b *busy) leave(sig syscall.Signal) {
 	b.dump(t, b.primary, b.truth, e)
 }
 
-// turn makes a moment to go back to, in the middle of a segment. No transaction
-// is prepared in that segment: if it were still open where the next timeline
-// begins, PostgreSQL would look for it in the segment of the timeline before,
-// which restore_command was not asked for, and stop.
+// turn makes a moment to go back to, at which a transaction is prepared that
+// began in the same segment.
 func (b *busy) turn() string {
 	b.primary.Psql(b.t, "SELECT pg_switch_wal()")
-	b.unprepared = true
 	b.busyFor(8)
-	b.unprepared = false
+	s := b.sessions[0]
+	if s.open == nil {
+		b.open(s)
+	}
+	b.prepare(s)
 	return b.primary.Psql(b.t, "SELECT pg_current_wal_insert_lsn()")
 }
 

@@ -159,17 +159,9 @@ func (r *matrixRun) targets() {
 	r.must("mark", "here it's")
 	late := r.history(3)
 	r.archived()
-	for _, c := range []struct {
-		name string
-		args []string
-		want string // the highest row
-	}{
-		{"time", []string{"--target-time", steps[1].time}, steps[1].row},
-		{"xid", []string{"--target-xid", steps[2].xid}, steps[2].row},
-		{"lsn", []string{"--target-lsn", steps[0].lsn, "--target-exclusive"}, steps[0].row},
-		{"name", []string{"--target-name", "here it's", "--target-action", "promote"}, steps[3].row},
-		{"end", nil, late[2].row},
-	} {
+	last := late[2].row
+	r.backup()
+	for _, c := range everyKind(steps, "here it's", last, last) {
 		restored := r.restore(c.name, c.args...)
 		if got := restored.Psql(r.t, "SELECT max(n) FROM steps"); got != c.want {
 			r.t.Errorf("restored to %s: the highest row is %s, want %s", c.name, got, c.want)

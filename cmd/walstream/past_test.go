@@ -44,7 +44,8 @@ type logged struct {
 	lsn, end   wal.LSN
 	finish     bool // a commit or an abort
 	commit     bool
-	prepared   bool // it ends or makes a prepared transaction
+	prepare    bool // a transaction is prepared
+	prepared   bool // it was prepared before
 	xid        uint32
 	time       time.Time
 	point      string  // name of a restore point
@@ -137,6 +138,8 @@ func record(t *testing.T, tli wal.Timeline, m []string) logged {
 		r.backupFrom, err = wal.ParseLSN(m[6])
 	case rmgr == "XLOG" && what == "SWITCH":
 		r.end = segmentOf(lsn) + megabyte
+	case rmgr == "Transaction" && what == "PREPARE":
+		r.prepare = true
 	case rmgr == "Transaction" && (strings.HasPrefix(what, "COMMIT") || strings.HasPrefix(what, "ABORT")):
 		f := finished.FindStringSubmatch(m[6])
 		if f == nil {
@@ -389,6 +392,21 @@ func (p *past) rows(m moment) string {
 		fmt.Fprintf(&b, "%d %s\n", n, rows[n])
 	}
 	return strings.TrimSpace(b.String())
+}
+
+// open lists the transactions that are prepared at a moment, by GID.
+func (p *past) open(m moment) string {
+	var gids []string
+	for _, r := range p.paths[m.tli][:m.records] {
+		suffix := fmt.Sprint("-", r.xid)
+		if r.prepare {
+			gids = append(gids, r.tli.String()+suffix)
+		} else if r.finish && r.prepared {
+			gids = slices.DeleteFunc(gids, func(gid string) bool { return strings.HasSuffix(gid, suffix) })
+		}
+	}
+	slices.Sort(gids)
+	return strings.Join(gids, "\n")
 }
 
 // changed is what the transaction wrote that a record on the way to tli commits.

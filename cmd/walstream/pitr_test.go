@@ -36,6 +36,29 @@ func (w *world) history(n int) []step {
 	return steps
 }
 
+// kindOfTarget is a target, and the highest row that is there then.
+type kindOfTarget struct {
+	name string
+	args []string
+	want string
+}
+
+// everyKind makes targets of four steps, a restore point behind them, the end of
+// the backup and the end of WAL.
+func everyKind(steps []step, point, backup, last string) []kindOfTarget {
+	return []kindOfTarget{
+		{"time", []string{"--target-time", steps[1].time}, steps[1].row},
+		{"time exclusive", []string{"--target-time", steps[2].time, "--target-exclusive"}, steps[2].row},
+		{"xid", []string{"--target-xid", steps[2].xid}, steps[2].row},
+		{"xid exclusive", []string{"--target-xid", steps[2].xid, "--target-exclusive"}, steps[1].row},
+		{"lsn", []string{"--target-lsn", steps[0].lsn}, steps[0].row},
+		{"lsn exclusive", []string{"--target-lsn", steps[0].lsn, "--target-exclusive"}, steps[0].row},
+		{"name", []string{"--target-name", point, "--target-action", "promote"}, steps[3].row},
+		{"immediate", []string{"--target-immediate"}, backup},
+		{"end", nil, last},
+	}
+}
+
 func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Checksums: true})
@@ -47,19 +70,7 @@ func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
 	late := w.history(3)
 	w.archived()
 
-	for _, c := range []struct {
-		name string
-		args []string
-		want string // the highest row
-	}{
-		{"time", []string{"--target-time", steps[1].time}, steps[1].row},
-		{"xid", []string{"--target-xid", steps[2].xid}, steps[2].row},
-		{"xid exclusive", []string{"--target-xid", steps[2].xid, "--target-exclusive"}, steps[1].row},
-		{"lsn", []string{"--target-lsn", steps[0].lsn, "--target-exclusive"}, steps[0].row},
-		{"name", []string{"--target-name", "before the accident"}, steps[3].row},
-		{"immediate", []string{"--target-immediate"}, "2"},
-		{"end", nil, late[2].row},
-	} {
+	for _, c := range everyKind(steps, "before the accident", "2", late[2].row) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(w.dir, strings.ReplaceAll(c.name, " ", "-"))
 			restored := w.in(t).restore(dir, c.args...)

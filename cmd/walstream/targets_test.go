@@ -15,6 +15,7 @@ import (
 
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/recovery"
+	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -72,8 +73,13 @@ func TestTargets(t *testing.T) {
 
 // aim restores to a random target.
 func (b *busy) aim(t *testing.T, rng *rand.Rand, counts *census) {
+	reachable := rng.IntN(2) == 0
 	target, args := b.target(rng)
 	want := b.answer(target)
+	for reachable != (len(want.moments) > 0) {
+		target, args = b.target(rng)
+		want = b.answer(target)
+	}
 	dir := filepath.Join(testkit.Dir(t), "data")
 	out, errs, code := b.in(t).run(append([]string{"restore", dir, "--json"}, args...)...)
 	told := fmt.Sprintf("walstream restore %s: exit code %d\n%s%s\n%s", strings.Join(args, " "), code, out, errs, want)
@@ -125,6 +131,10 @@ func (b *busy) holdsMoment(t *testing.T, c *testkit.Cluster, tli wal.Timeline, e
 	}
 	if got, want := c.Psql(t, tableRows), b.past.rows(m); got != want {
 		t.Errorf("rows\n%s\nwant\n%s\n%s", got, want, told)
+	}
+	got := c.Psql(t, "SELECT CASE WHEN pg_is_in_recovery() THEN 'not known' ELSE (SELECT string_agg(gid, E'\\n' ORDER BY gid) FROM pg_prepared_xacts) END")
+	if open := b.past.open(m); got != "not known" && got != open {
+		t.Errorf("prepared are\n%s\nwant\n%s\n%s", got, open, told)
 	}
 }
 
@@ -243,6 +253,12 @@ func (b *busy) force(t *testing.T, rng *rand.Rand, target recovery.Target, count
 	}
 	if err := os.WriteFile(filepath.Join(dir, "postgresql.auto.conf"), []byte(conf.String()), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	for tli, e := range b.eras[1:] { // see keepForks
+		in := func(tli wal.Timeline) string { return segment.At(tli, e.fork, mib).Name(mib) }
+		if from := filepath.Join(b.truth, in(wal.Timeline(tli+2))); exists(from) {
+			testkit.Run(t, "cp", from, filepath.Join(dir, "pg_wal", in(e.parent)))
+		}
 	}
 	counts.add("forced")
 	c := testkit.Adopt(t, dir)
