@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -107,12 +106,6 @@ func remote(c config.HTTP, from string) (*recovery.Remote, error) {
 		}
 		conf.Certificates = []tls.Certificate{cert}
 	}
-	transport, ok := http.DefaultTransport.(*http.Transport)
-	if !ok {
-		return nil, errors.New("no HTTP transport")
-	}
-	transport = transport.Clone()
-	transport.TLSClientConfig, transport.DisableCompression = conf, true
-	r.Client = &http.Client{Transport: transport}
+	r.Client = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf, DisableCompression: true}}
 	return r, nil
 }
