@@ -54,7 +54,8 @@ bench: .bin/versitygw
 	@internal/setup/debian.sh bench
 	BENCH=$(BENCH) CGO_ENABLED=0 $(GO) test -count=1 -timeout 120m -tags bench -v ./internal/bench
 
-# Every trouble during replay, without a target and with one.
+# Every trouble during replay, without a target and with one, and while WAL is
+# fetched ahead.
 replay:
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestTroubleDuringReplay' -v -full

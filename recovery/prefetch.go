@@ -150,7 +150,7 @@ var errOtherKey = errors.New("a request was made with other settings, or by anot
 func (p *Prefetcher) answer(ctx context.Context, conn net.Conn) {
 	defer func() { _ = conn.Close() }() // all is said, or nothing can be
 	var req prefetchRequest
-	if conn.SetDeadline(time.Now().Add(serverPatience)) != nil || json.NewDecoder(conn).Decode(&req) != nil || !p.wanted() {
+	if conn.SetReadDeadline(time.Now().Add(serverSilence)) != nil || json.NewDecoder(conn).Decode(&req) != nil || !p.wanted() {
 		return
 	}
 	if req.Key != p.cfg.Key {

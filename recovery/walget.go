@@ -302,7 +302,7 @@ func (g *walGet) deliver(fill func(*os.File) error) (Outcome, error) {
 		crashpoint.Hit(crashpoint.WALGetWritten)
 		err = os.Rename(tmp, g.path)
 	}
-	if err == nil {
+	if err == nil && !g.ahead { // nobody trusts that name after a crash
 		crashpoint.Hit(crashpoint.WALGetNamed)
 		if !g.passing {
 			err = syncPath(filepath.Dir(g.path))

@@ -115,6 +115,10 @@ func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recove
 	if err != nil {
 		return err
 	}
+	// PostgreSQL's replay goes first.
+	if err := unix.Setpriority(unix.PRIO_PGRP, 0, 5); err != nil {
+		conf.Log.Warn().Err(err).Msg("setpriority")
+	}
 	p, err := recovery.NewPrefetcher(ctx, recovery.PrefetchConfig{
 		WalGetConfig: conf, Dir: dir, Key: key, After: a.args[0], Room: int64(c.RestorePrefetch), Check: check,
 	})
