@@ -20,13 +20,14 @@ import (
 // each object is read.
 type ahead struct {
 	*getter
-	mu    sync.Mutex
-	reads map[string]int
-	hold  chan struct{} // reads of segments wait for it, if there is one
-	gone  error         // what Check says
-	dir   *PrefetchDir
-	end   context.CancelFunc
-	ended chan error
+	mu     sync.Mutex
+	reads  map[string]int
+	hold   chan struct{} // reads of segments wait for it, if there is one
+	gone   error         // what Check says
+	dir    *PrefetchDir
+	server *Prefetcher
+	end    context.CancelFunc
+	ended  chan error
 }
 
 func (g *getter) prefetch(t *testing.T, after string, room int64, change func(*ahead)) *ahead {
@@ -59,6 +60,7 @@ func (g *getter) prefetch(t *testing.T, after string, room int64, change func(*a
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.server = p
 	go func() { a.ended <- p.Run(ctx) }()
 	t.Cleanup(a.stop)
 	return a
@@ -210,6 +212,31 @@ func TestPrefetchSingleFlight(t *testing.T) {
 	taken, err := takePrefetched(prefetchRequest{"key", seg(1, 2)}, g.target(), prefetchBeat+prefetchBeat/2)
 	if n := a.count(seg(1, 2)); !taken || n != 1 {
 		t.Errorf("taken %v after %d fetches, %v", taken, n, err)
+	}
+}
+
+// Nobody waits for a segment that will not be fetched any more.
+func TestPrefetchForgotten(t *testing.T) {
+	g := longGetter(t)
+	hold := make(chan struct{})
+	a := g.prefetch(t, seg(1, 1), (prefetchJobs-1)*int64(testSize), func(a *ahead) { a.hold = hold })
+	defer close(hold) // before the server is stopped
+	for a.count(seg(1, 2))+a.count(seg(1, 3))+a.count(seg(1, 4))+a.count(seg(1, 5)) < prefetchJobs {
+		time.Sleep(time.Millisecond)
+	}
+	asked := make(chan bool)
+	go func() {
+		taken, _ := TakePrefetched("key", seg(1, 9), g.target())
+		asked <- taken
+	}()
+	for head := ""; head != seg(1, 9); time.Sleep(time.Millisecond) {
+		a.server.mu.Lock()
+		head = a.server.window[0].id.Name(testSize)
+		a.server.mu.Unlock()
+	}
+	a.server.slide(segment.ID{Timeline: 1, No: 2}, true)
+	if <-asked {
+		t.Error("it was taken")
 	}
 }
 

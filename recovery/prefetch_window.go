@@ -102,6 +102,10 @@ func (p *Prefetcher) spent(f *flight) bool {
 func (p *Prefetcher) drop(f *flight) {
 	f.dropped = true
 	f.cancel()
+	if !f.begun { // who waits for it shall not
+		f.begun, f.err = true, errNotHere
+		close(f.done)
+	}
 	if f.isDone() {
 		_ = os.Remove(p.place(f)) // it is gone, mostly
 	}
