@@ -91,15 +91,15 @@ func (p *Plan) Execute(ctx context.Context, cfg RestoreConfig) error {
 	}
 	if err := r.run(ctx); err != nil {
 		err = fmt.Errorf("restore to %s: %w", cfg.Dir, err)
+		const anew = "remove what was restored so far and begin anew: %s"
 		switch {
 		case errors.Is(err, errNotOurs):
 			return hint.With(err, "%s", elsewhere(cfg.Dir))
 		case isDamage(err) || errors.Is(err, archive.ErrNotExist):
 			err = hint.With(err, "another backup, by --backup, may be good: walstream list backups")
-		default:
-			err = hint.With(err, "go on with what is missing: walstream restore DIR")
+			return hint.With(err, anew, r.removal())
 		}
-		return hint.With(err, "remove what was restored so far and begin anew: %s", r.removal())
+		return hint.With(hint.With(err, anew, r.removal()), "go on with what is missing: %s", r.again(cfg.Standby))
 	}
 	return nil
 }

@@ -341,7 +341,7 @@ func TestInterruptedElsewhere(t *testing.T) {
 	if err := m.plan.Execute(ctx, cfg); err == nil {
 		t.Fatal("it was not interrupted")
 	}
-	made := "rm -rf " + SideDir(cfg.Dir) + " " + cfg.Dir + " " + cfg.TablespaceMap[m.space(t)]
+	made := "remove what it made: rm -rf " + SideDir(cfg.Dir) + " " + cfg.Dir + " " + cfg.TablespaceMap[m.space(t)]
 	cfg.TablespaceMap = nil
 	if h := hint.Of(m.plan.Check(cfg)); len(h) != 1 || h[0] != made {
 		t.Errorf("hints %q, want %q", h, made)

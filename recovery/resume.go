@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,16 +40,43 @@ func (r *restore) checkUnfinished() error {
 	}
 	_, control := os.Lstat(filepath.Join(r.cfg.Dir, controlFile))
 	_, label := os.Lstat(filepath.Join(r.cfg.Dir, "backup_label"))
-	before, err1 := json.Marshal(old.Target)
-	now, err2 := json.Marshal(r.Target)
-	same := errors.Join(err1, err2) == nil && string(before) == string(now) && old.Backup.ID == r.Backup.ID &&
-		old.Timeline == r.Timeline && string(removal) == r.removal()+"\n"
 	r.whole = control == nil && label == nil // a server that was started has renamed the label
-	if !same || control == nil && !r.whole {
-		return hint.Errorf(strings.TrimSpace(string(removal)), "an earlier restore, of backup %s to %s, was interrupted there", old.Backup.ID, old.Target)
+	here := string(removal) == r.removal()+"\n" && (r.whole || control != nil)
+	if here && old.again(r.cfg.Standby) == r.again(r.cfg.Standby) {
+		r.begun, r.resuming = true, true
+		return nil
 	}
-	r.begun, r.resuming = true, true
-	return nil
+	err = fmt.Errorf("an earlier restore, of backup %s to %s, was interrupted there", old.Backup.ID, old.Target)
+	err = hint.With(err, "remove what it made: %s", strings.TrimSpace(string(removal)))
+	if here {
+		err = hint.With(err, "go on with it: %s", old.again(r.cfg.Standby))
+	}
+	return err
+}
+
+// again is the command that makes this plan once more, at any time.
+func (p *Plan) again(standby *Standby) string {
+	t := p.Target
+	words := "walstream restore --backup " + p.Backup.ID
+	if standby == nil {
+		words += " --target-timeline " + p.Timeline.String()
+	}
+	switch t.Kind {
+	case KindTime:
+		words += " --target-time " + t.Time.UTC().Format(time.RFC3339Nano)
+	case KindLSN:
+		words += " --target-lsn " + t.LSN.String()
+	case KindXID:
+		words += fmt.Sprintf(" --target-xid %d", t.XID)
+	case KindName:
+		words += " --target-name " + hint.Quote(t.Name)
+	case KindImmediate:
+		words += " --target-immediate"
+	}
+	if t.Exclusive {
+		words += " --target-exclusive"
+	}
+	return words + " DIR"
 }
 
 // laidPart is a line of [partsFile]: a part that is laid down and fsynced, but

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -47,7 +48,7 @@ func interrupted(t *testing.T) (m *made, cfg RestoreConfig, store *partsRead) {
 	cfg = m.config(t)
 	cfg.Jobs = 1
 	err := m.plan.Execute(t.Context(), cfg)
-	if err == nil || !strings.Contains(strings.Join(hint.Of(err), "\n"), "go on with what is missing: walstream restore DIR") {
+	if err == nil || !strings.Contains(strings.Join(hint.Of(err), "\n"), "go on with what is missing: walstream restore --backup 20261122T010003Z --target-timeline 3 DIR") {
 		t.Fatalf("%v, %q", err, hint.Of(err))
 	}
 	store.parts, store.fail = nil, 9
@@ -129,6 +130,33 @@ func TestExecuteResumes(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// The command that goes on says what a relative time was, and is the same for
+// the plan that it makes.
+func TestPlanAgain(t *testing.T) {
+	at := time.Date(2026, 11, 22, 9, 41, 0, 500, time.FixedZone("", 3600))
+	for want, target := range map[string]Target{
+		"walstream restore --backup B --target-timeline 3 DIR":                                                               {},
+		"walstream restore --backup B --target-timeline 3 --target-time 2026-11-22T08:41:00.0000005Z --target-exclusive DIR": {Kind: KindTime, Time: at, Exclusive: true},
+		"walstream restore --backup B --target-timeline 3 --target-lsn 0/A0 DIR":                                             {Kind: KindLSN, LSN: 0xA0},
+		"walstream restore --backup B --target-timeline 3 --target-xid 7 DIR":                                                {Kind: KindXID, XID: 7},
+		"walstream restore --backup B --target-timeline 3 --target-name 'a b' DIR":                                           {Kind: KindName, Name: "a b"},
+		"walstream restore --backup B --target-timeline 3 --target-immediate DIR":                                            {Kind: KindImmediate},
+	} {
+		p := testPlan(target)
+		p.Backup.ID = "B"
+		if got := p.again(nil); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		p.Target.Time, p.Target.Backup, p.Target.Timeline = target.Time.UTC(), "B", TargetTimeline{Number: 3}
+		if got := p.again(nil); got != want {
+			t.Errorf("the second time %s", got)
+		}
+	}
+	if got := testPlan(Target{}).again(&Standby{}); strings.Contains(got, "--target") {
+		t.Errorf("a standby: %s", got)
 	}
 }
 
