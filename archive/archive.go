@@ -71,7 +71,7 @@ func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, 
 func (k Keys) pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
 	a, err := k.Open(ctx, store)
 	if errors.Is(err, ErrNotPinned) {
-		err = Probe(ctx, store)
+		_, err = Probe(ctx, store)
 		if err == nil {
 			err = writeIdentity(ctx, store, Identity{FormatVersion: FormatVersion, Identity: cluster, Encrypted: len(k.Recipients) > 0})
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -82,7 +83,7 @@ func TestProbe(t *testing.T) {
 	server := startS3(t)
 	f := server.Front(t)
 	s := openS3(t, "s3://"+bucket+"/c", archive.S3Config{Endpoint: f.URL})
-	if err := archive.Probe(t.Context(), s); err != nil {
+	if stored, err := archive.Probe(t.Context(), s); err != nil || time.Since(stored).Abs() > time.Minute {
 		t.Fatal(err)
 	}
 	for info := range s.List(t.Context(), "", "") {

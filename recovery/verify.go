@@ -264,8 +264,22 @@ func (v *verifier) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(v.bad) > 0 { // and so there is a backup
+		if _, err := v.Archive.Store().Stat(ctx, v.scope[0].CommitName()); err != nil {
+			return fmt.Errorf("look again at the oldest backup: %w", err) // pruned meanwhile
+		}
+	}
 	slices.SortStableFunc(v.bad, func(a, b badRun) int { return cmp.Compare(a.first.No, b.first.No) })
 	for _, run := range v.bad {
+		if run.damage == nil { // uploads overtake each other, and listings take time
+			missing, err := v.Archive.Missing(ctx, run.first.Timeline, run.first.No, run.last.No)
+			if err != nil {
+				return err
+			}
+			if len(missing) == 0 {
+				continue
+			}
+		}
 		f := v.finding(run)
 		gap := slices.IndexFunc(gaps, func(g archive.Gap) bool {
 			return run.damage == nil && g.Overlaps(run.first.Timeline, run.first.Start(v.size), run.last.End(v.size))

@@ -107,7 +107,7 @@ the lock, 130 interrupted. Those of wal-get are PostgreSQL's: see its help.`
 	addGroup(root, "Keep WAL and backups", a.receiveCommand(), a.backupCommand(), a.pruneCommand(), a.markCommand(), a.slotCommand())
 	addGroup(root, "Look at them", a.statusCommand(), a.listCommand(), a.verifyCommand())
 	addGroup(root, "Restore", a.restoreCommand(), a.walGetCommand(), a.serveCommand())
-	addGroup(root, "Set up", a.importCommand(), a.configCommand(), a.versionCommand())
+	addGroup(root, "Set up", a.importCommand(), a.configCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 
