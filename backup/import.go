@@ -112,8 +112,7 @@ func importNew(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, 
 // last segment its beginning up to the backup's stop is enough: pg_basebackup
 // takes no more along.
 func haveWAL(ctx context.Context, a *archive.Archive, m *Manifest) error {
-	stop := m.WALRanges[0]
-	missing, err := missingWAL(ctx, a, m.segments(a.Identity().SegmentSize), segment.Position{Timeline: stop.Timeline, LSN: stop.End})
+	missing, err := missingWAL(ctx, a, m.segments(a.Identity().SegmentSize), m.WALRanges[0].End)
 	if err == nil && missing != "" {
 		err = hint.Errorf("add the segment to what you import, then run the same command again",
 			"WAL segment %s, which the backup needs, is neither here nor in the archive", missing)
@@ -123,14 +122,17 @@ func haveWAL(ctx context.Context, a *archive.Archive, m *Manifest) error {
 
 // missingWAL names the first segment of which the archive does not hold what a
 // backup needs that stops at stop.
-func missingWAL(ctx context.Context, a *archive.Archive, needed []archive.Range, stop segment.Position) (string, error) {
-	last := segment.At(stop.Timeline, stop.LSN-1, a.Identity().SegmentSize)
-	if tail, err := tailEnd(ctx, a, last); err != nil {
-		return "", err
-	} else if tail >= stop.LSN && len(needed) > 0 {
-		needed[len(needed)-1].Last--
-		if r := needed[len(needed)-1]; r.First > r.Last {
-			needed = needed[:len(needed)-1]
+func missingWAL(ctx context.Context, a *archive.Archive, needed []archive.Range, stop wal.LSN) (string, error) {
+	if n := len(needed); n > 0 {
+		last := &needed[n-1]
+		tail, err := tailEnd(ctx, a, segment.ID{Timeline: last.Timeline, No: last.Last})
+		switch {
+		case err != nil:
+			return "", err
+		case tail >= stop && last.First == last.Last:
+			needed = needed[:n-1]
+		case tail >= stop:
+			last.Last--
 		}
 	}
 	return firstMissing(ctx, a, needed)

@@ -189,11 +189,7 @@ func (p *Prune) keepOn(ctx context.Context, tli wal.Timeline, n int) error {
 			continue
 		}
 		if !slices.Contains(p.Keep, c) {
-			h := p.histories[c.Timeline]
-			if !p.known(c.Timeline) {
-				h = p.histories[tli]
-			}
-			err := Whole(ctx, p.a, c, h)
+			err := Whole(ctx, p.a, c, p.histories[tli])
 			var unusable *UnusableError
 			if errors.As(err, &unusable) {
 				p.Notes = append(p.Notes, err.Error()+"; it does not count")

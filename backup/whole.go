@@ -19,7 +19,7 @@ func Whole(ctx context.Context, a *archive.Archive, c *Commit, h segment.History
 	if err := c.present(ctx, a); err != nil {
 		return err
 	}
-	missing, err := missingWAL(ctx, a, c.WAL(h), segment.Position{Timeline: c.Timeline, LSN: c.StopLSN})
+	missing, err := missingWAL(ctx, a, c.WAL(h), c.StopLSN)
 	if err == nil && missing != "" {
 		err = &UnusableError{Object: "backup " + c.ID, Err: fmt.Errorf("WAL segment %s, which it needs, is missing", missing)}
 	}

@@ -64,7 +64,7 @@ func (w *world) compare(t *rapid.T, after *world, p *backup.Prune, target Target
 		return
 	}
 	oldest := oldestOn(w.history(before.Timeline), p.Keep)
-	if oldest == nil || before.End < oldest.StopLSN {
+	if oldest == nil || before.End < oldest.StopLSN || target.Kind == KindLSN && target.LSN < oldest.StopLSN {
 		return
 	}
 	if target.Kind == KindTime && !target.Time.After(oldest.Started) {
