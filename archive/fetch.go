@@ -19,7 +19,15 @@ const pageHeader = 40
 // Header reads the header of a piece, without its WAL, and checks it against
 // the piece and the archive's identity. [ErrNotExist] is a definite answer.
 func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
-	name := a.name(p)
+	h, err := a.header(ctx, a.name(p))
+	if err != nil {
+		return nil, err
+	}
+	return h, a.check(p, h)
+}
+
+// header reads the header frame of an object.
+func (a *Archive) header(ctx context.Context, name string) (*Header, error) {
 	head, err := a.read(ctx, name, firstRead)
 	if err != nil {
 		return nil, err
@@ -36,11 +44,7 @@ func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
 	if int64(len(head)) < size {
 		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("%d bytes", len(head)), Want: "at least the header"}
 	}
-	h, err := parseHeader(name, head[:size])
-	if err != nil {
-		return nil, err
-	}
-	return h, a.check(p, h)
+	return parseHeader(name, head[:size])
 }
 
 func (a *Archive) read(ctx context.Context, name string, n int64) ([]byte, error) {

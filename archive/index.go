@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -29,6 +30,37 @@ func indexName(id segment.ID, size segment.Size) string {
 func block(id segment.ID) (first, last segment.ID) {
 	no := id.No - id.No%IndexSpan
 	return segment.ID{Timeline: id.Timeline, No: no}, segment.ID{Timeline: id.Timeline, No: no + IndexSpan - 1}
+}
+
+// Indexed lists the blocks for which there is an index, by their first segment.
+func (a *Archive) Indexed(ctx context.Context) (map[segment.ID]bool, error) {
+	found := map[segment.ID]bool{}
+	for info, err := range a.store.List(ctx, indexPrefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list indexes: %w", err)
+		}
+		_, name, _ := strings.Cut(strings.TrimPrefix(info.Name, indexPrefix), "/")
+		name, _, _ = strings.Cut(name, "-")
+		if id, err := segment.ParseName(name, a.identity.SegmentSize); err == nil && indexName(id, a.identity.SegmentSize) == info.Name {
+			found[id] = true
+		}
+	}
+	return found, nil
+}
+
+// IndexHeader reads what an index says of all segments in the block of id taken
+// together. An error says nothing about the segments.
+func (a *Archive) IndexHeader(ctx context.Context, id segment.ID) (*Header, error) {
+	name := indexName(id, a.identity.SegmentSize)
+	h, err := a.header(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	first, _ := block(id)
+	if h.StartLSN != first.Start(a.identity.SegmentSize) || h.Timeline != first.Timeline {
+		return nil, &CorruptError{Object: name, What: "header", Have: fmt.Sprintf("of %s on timeline %s", h.StartLSN, h.Timeline), Want: "of this name"}
+	}
+	return h, h.Match(name, a.identity.Identity)
 }
 
 // Index reads the headers of all segments in the block of id, in order, with

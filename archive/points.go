@@ -38,28 +38,29 @@ func (a *Archive) PutRestorePoint(ctx context.Context, p RestorePoint) error {
 	return a.store.Put(ctx, p.object(), bytes.NewReader(append(body, '\n')))
 }
 
-// RestorePoint finds the first restore point of that name that was noted;
-// [ErrNotExist] when there is none.
-func (a *Archive) RestorePoint(ctx context.Context, name string) (RestorePoint, error) {
+// RestorePoints finds the restore points of that name that were noted, in the
+// order of their LSNs.
+func (a *Archive) RestorePoints(ctx context.Context, name string) ([]RestorePoint, error) {
+	var points []RestorePoint
 	suffix := strings.TrimPrefix(RestorePoint{Name: name}.object(), pointsPrefix+LSNHex(0))
 	for info, err := range a.store.List(ctx, pointsPrefix, "") {
 		if err != nil {
-			return RestorePoint{}, err
+			return nil, fmt.Errorf("list restore points: %w", err)
 		}
 		if !strings.HasSuffix(info.Name, suffix) {
 			continue
 		}
 		body, err := readSmall(ctx, a.store, info.Name)
 		if err != nil {
-			return RestorePoint{}, err
+			return nil, err
 		}
 		var p RestorePoint
 		if err := json.Unmarshal(body, &p); err != nil {
-			return RestorePoint{}, fmt.Errorf("%s is no restore point: %w", info.Name, err)
+			return nil, &CorruptError{Object: info.Name, What: "JSON", Have: err.Error(), Want: "a restore point"}
 		}
 		if p.Name == name {
-			return p, nil
+			points = append(points, p)
 		}
 	}
-	return RestorePoint{}, fmt.Errorf("restore point %q: %w", name, ErrNotExist)
+	return points, nil
 }

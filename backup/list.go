@@ -13,6 +13,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/wal"
 )
 
 // UnusableError says that a backup is in the archive but cannot be used: its
@@ -27,21 +28,66 @@ func (e *UnusableError) Error() string { return fmt.Sprintf("%s is unusable: %v"
 
 func (e *UnusableError) Unwrap() error { return e.Err }
 
-// List yields the backups of an archive in order of timeline and stop LSN. One
-// that cannot be used yields an [*UnusableError], and the list goes on; any
+// Names yields the backups of an archive in order of timeline and stop LSN, as
+// far as the names of their commit objects tell: Timeline, which StartTimeline is
+// taken for, StopLSN, ID and Started, which is the clock in the ID. The rest is what [Commit.Read] reads.
+// A name that is none yields an [*UnusableError], and the list goes on; any
 // other error ends it and means that there may be more.
-func List(ctx context.Context, a *archive.Archive) iter.Seq2[*Commit, error] {
+func Names(ctx context.Context, a *archive.Archive) iter.Seq2[*Commit, error] {
 	return func(yield func(*Commit, error) bool) {
 		for info, err := range a.Store().List(ctx, archive.BackupsPrefix, "") {
 			if err != nil {
 				yield(nil, fmt.Errorf("list backups: %w", err))
 				return
 			}
-			c, err := loadCommit(ctx, a, info.Name)
+			c, err := parseCommitName(info.Name)
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+func parseCommitName(name string) (*Commit, error) {
+	c := &Commit{}
+	var tli uint32
+	var stop uint64
+	_, err := fmt.Sscanf(strings.TrimPrefix(name, archive.BackupsPrefix), "%8X-%16X-%s", &tli, &stop, &c.ID)
+	c.Timeline, c.StopLSN, c.ID = wal.Timeline(tli), wal.LSN(stop), strings.TrimSuffix(c.ID, ".json")
+	c.StartTimeline = c.Timeline
+	if err == nil {
+		c.Started, err = time.Parse(idLayout, c.ID)
+	}
+	if err != nil || c.CommitName() != name {
+		return nil, &UnusableError{Object: name, Err: errors.New("by its name it is no commit object")}
+	}
+	return c, nil
+}
+
+// Read reads the commit object of a backup of [Names]. It fails with an
+// [*UnusableError] if it cannot be used.
+func (c *Commit) Read(ctx context.Context, a *archive.Archive) error {
+	whole, err := loadCommit(ctx, a, c.CommitName())
+	if err == nil {
+		*c = *whole
+	}
+	return err
+}
+
+// List yields the backups of an archive as [Names] does, and reads all of them.
+func List(ctx context.Context, a *archive.Archive) iter.Seq2[*Commit, error] {
+	return func(yield func(*Commit, error) bool) {
+		for c, err := range Names(ctx, a) {
+			if err == nil {
+				err = c.Read(ctx, a)
+			}
 			if errors.Is(err, archive.ErrNotExist) {
 				continue // deleted since the listing
 			}
 			var unusable *UnusableError
+			if err != nil {
+				c = nil
+			}
 			if !yield(c, err) || err != nil && !errors.As(err, &unusable) {
 				return
 			}

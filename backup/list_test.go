@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,12 @@ func TestListAndLoad(t *testing.T) {
 	if diff := cmp.Diff([]*Commit{first, second, third}, got); diff != "" {
 		t.Errorf("listed (-want +got):\n%s", diff)
 	}
+	for c, err := range Names(t.Context(), a) {
+		if i := slices.IndexFunc(got, func(g *Commit) bool { return g.ID == c.ID }); err != nil || i < 0 || c.StartLSN != 0 ||
+			c.Timeline != got[i].Timeline || c.StopLSN != got[i].StopLSN || c.ID != c.Started.Format(idLayout) {
+			t.Errorf("by its name: %+v, %v", c, err)
+		}
+	}
 	c, err := Load(t.Context(), a, second.ID)
 	if diff := cmp.Diff(second, c); err != nil || diff != "" {
 		t.Errorf("loaded: %v\n%s", err, diff)
@@ -102,7 +109,7 @@ func TestListReportsUnusable(t *testing.T) {
 	for name, c := range map[string]struct{ object, body, want string }{
 		"not JSON":   {"backups/00000001-0000000000000020-20261122T010003Z.json", "{", "unexpected end"},
 		"other name": {"backups/00000001-0000000000000021-20261122T010003Z.json", "", "by its contents"},
-		"stray":      {"backups/README", "hello", "invalid character"},
+		"stray":      {"backups/README", "hello", "no commit object"},
 	} {
 		a := memArchive(t)
 		body := []byte(c.body)

@@ -9,18 +9,22 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// Facts is all that the planner knows. The first six fields come from
-// listings and are complete; the rest is filled in as the planner asks.
+// Facts is all that the planner knows. What Unknown, Notes and the fields
+// between them hold is complete; of the rest there is what was asked for.
 type Facts struct {
 	Identity segment.Identity
+	// Span is how many segments are listed at a time, and have an index in
+	// common: a block begins at a number that it divides.
+	Span uint64
 	// Histories holds every timeline of which there is a history file;
 	// timeline 1 need not be in it.
 	Histories map[wal.Timeline]segment.History
 	// Unknown are timelines of which there is something, but no history that
 	// could be read, and why.
-	Unknown  map[wal.Timeline]string
-	Segments map[segment.ID]Segment
-	Backups  []backup.Commit
+	Unknown map[wal.Timeline]string
+	// Indexed are the blocks with an index, by their first segment. It tells
+	// what is in segments, not whether they are there.
+	Indexed map[segment.ID]bool
 	// Gaps explain holes; what is missing Segments tells.
 	Gaps []archive.Gap
 	// Heartbeats prove that nothing came behind the end of WAL until then.
@@ -28,13 +32,25 @@ type Facts struct {
 	// Notes is what a plan should warn of whatever the target is.
 	Notes []string
 
+	// Backups are all there are, but of one whose StartLSN is zero only the
+	// name was read: Timeline, StopLSN, ID, and the time in it as Started.
+	Backups []backup.Commit
+	// Segments is complete in the blocks that are Listed and from End on.
+	Segments map[segment.ID]Segment
+	Listed   map[segment.ID]bool
+	End      map[wal.Timeline]uint64
 	// Summaries are of the pieces that [Segment.best] names.
 	Summaries map[segment.ID]wal.Summary
 	Points    map[segment.ID]wal.Points
 	// RecordAt answers [WantRecordAt]. A zero span says that no record
 	// starts there or later.
 	RecordAt map[Want]Span
+	// First answers [WantFirst] with a segment's number, [NoSegment] for none.
+	First map[Want]uint64
 }
+
+// NoSegment is behind the number of every segment.
+const NoSegment = ^uint64(0)
 
 // Segment is what exists of one WAL segment, in the archive and in a spool.
 type Segment struct {
@@ -91,21 +107,34 @@ type Span struct{ Start, End wal.LSN }
 type WantKind int
 
 const (
-	// WantSummary asks for Facts.Summaries of a segment.
+	// WantSummary asks for Facts.Summaries of a segment. If it is not in a
+	// block that is listed, that may be the answer instead.
 	WantSummary WantKind = iota
 	// WantPoints asks for Facts.Points of a segment.
 	WantPoints
 	// WantRecordAt asks for the first record that starts at LSN or later,
 	// on the way to Timeline.
 	WantRecordAt
+	// WantBackup asks for the rest of Backup.
+	WantBackup
+	// WantBlock asks to list the block that begins with Segment.
+	WantBlock
+	// WantEnd asks to list Timeline from segment number From on.
+	WantEnd
+	// WantFirst asks for the first segment numbered From to To, on the way to
+	// Timeline, that may hold what Target looks for.
+	WantFirst
 )
 
 // Want is one fact that the planner lacks.
 type Want struct {
 	Kind     WantKind
-	Segment  segment.ID   // for WantSummary and WantPoints
-	Timeline wal.Timeline // for WantRecordAt
+	Segment  segment.ID   // for WantSummary, WantPoints and WantBlock
+	Timeline wal.Timeline // for WantRecordAt, WantEnd and WantFirst
 	LSN      wal.LSN      // for WantRecordAt
+	From, To uint64       // for WantEnd and WantFirst
+	Target   Target       // for WantFirst: no more of it than tells records apart
+	Backup   string       // for WantBackup
 }
 
 func (f *Facts) history(tli wal.Timeline) (segment.History, bool) {
@@ -117,6 +146,54 @@ func (f *Facts) history(tli wal.Timeline) (segment.History, bool) {
 }
 
 func (f *Facts) name(id segment.ID) string { return id.Name(f.Identity.SegmentSize) }
+
+// block is the first segment of those that are listed with id.
+func (f *Facts) block(id segment.ID) segment.ID {
+	return segment.ID{Timeline: id.Timeline, No: id.No - id.No%f.Span}
+}
+
+// listed says that Segments tells whether there is a segment.
+func (f *Facts) listed(id segment.ID) bool {
+	end, ok := f.End[id.Timeline]
+	return ok && id.No >= end || f.Listed[f.block(id)]
+}
+
+// last is the number of the last segment that there must be on the way to
+// h.Timeline: the last one of which there is something, or the one in which the
+// timeline begins.
+func (f *Facts) last(h segment.History) (uint64, []Want) {
+	size := f.Identity.SegmentSize
+	start, _ := h.StartOf(h.Timeline)
+	begin := uint64(start) / uint64(size)
+	last, from := begin, NoSegment
+	for id, s := range f.Segments {
+		if id.Timeline == h.Timeline && id.No > last && (s.best() != pieceNone || s.Damaged != "") {
+			last = id.No
+		}
+	}
+	if end, ok := f.End[h.Timeline]; ok {
+		if from = end; from <= begin || last >= from && last > begin {
+			return last, nil
+		}
+	}
+	// It lies behind the last block with an index, and the last backup: the
+	// next place from which on there should be something.
+	next := begin
+	for id := range f.Indexed {
+		if id.Timeline == h.Timeline && id.No < from {
+			next = max(next, id.No)
+		}
+	}
+	for _, b := range f.Backups {
+		if no := uint64(b.StopLSN) / uint64(size); b.Timeline == h.Timeline && no-no%f.Span < from {
+			next = max(next, no)
+		}
+	}
+	if next -= next % f.Span; next >= from {
+		return last, nil
+	}
+	return 0, []Want{{Kind: WantEnd, Timeline: h.Timeline, From: next}}
+}
 
 // latest emulates findNewestTimeLine of PostgreSQL's timeline.c: it probes for
 // the next history file until one is missing.
@@ -136,12 +213,18 @@ func (f *Facts) Check() error {
 	}
 	for i := range f.Backups {
 		b := &f.Backups[i]
+		if !isRead(b) {
+			continue
+		}
 		if err := b.Match("backup "+b.ID, f.Identity); err != nil {
 			return fmt.Errorf("plan: %w", err)
 		}
-		if b.StartLSN == 0 || b.StopLSN < b.StartLSN {
+		if b.StopLSN < b.StartLSN {
 			return fmt.Errorf("plan: backup %s runs from %s to %s", b.ID, b.StartLSN, b.StopLSN)
 		}
 	}
 	return nil
 }
+
+// isRead says that more than the name of a backup is known.
+func isRead(b *backup.Commit) bool { return b.StartLSN != 0 }

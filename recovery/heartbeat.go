@@ -40,7 +40,7 @@ func (r *route) fromHeartbeats(t Target, s *stop) (list []string) {
 		note(*s.quiet, "all WAL that the server had written at %s is there, so no transaction finished between the last one and the target time", t.show(s.quiet.Time))
 	}
 	for _, b := range r.facts.Heartbeats {
-		if end, _ := r.end(); s.end == end && b.FlushedLSN > r.reach() && r.history.Timeline == b.Timeline {
+		if end, _ := r.end(); r.done && s.end == end && b.FlushedLSN > r.reach() && r.history.Timeline == b.Timeline {
 			note(b, "its spool held WAL of timeline %s up to %s, which is more than there is here; where that spool still is: walstream restore --spool SPOOL DIR", b.Timeline, b.FlushedLSN)
 		}
 	}

@@ -36,8 +36,9 @@ type Plan struct {
 	// since the backup began; After the first that is not, if any is known.
 	Before *wal.Finish `json:"before,omitempty"`
 	After  *wal.Finish `json:"after,omitempty"`
-	// WALEnd is how far WAL reaches without a hole; LastFinish is the last
-	// commit or abort up to there.
+	// WALEnd is how far WAL reaches without a hole, if that is close behind
+	// End, otherwise where all WAL of the timeline ends. LastFinish is the
+	// last commit or abort up to there, if the last segments hold one.
 	WALEnd     wal.LSN     `json:"wal_end"`
 	LastFinish *wal.Finish `json:"last_finish,omitempty"`
 	// SpoolOnly is the WAL of this plan that the archive does not hold.
@@ -86,31 +87,140 @@ func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 	if len(list) == 0 {
 		return nil, nil, noCandidate(&f, t)
 	}
-	var misses []*miss
-	for _, c := range list {
-		r := newRoute(&f, c)
-		s, wants, m := r.find(t)
+	late, wants := tooLate(&f, t, list)
+	if wants != nil {
+		return nil, wants, nil
+	}
+	for i := late; i < len(list); i++ {
+		if skip, wants := notBehind(&f, t, list[i:], i+1-late); wants != nil {
+			return nil, wants, nil
+		} else if skip {
+			continue
+		}
+		r, s, wants, m := list[i].find(&f, t)
 		switch {
 		case wants != nil:
 			return nil, wants, nil
 		case m == nil:
 			return r.plan(t, s)
+		case m.final(t):
+			wants, err := m.refusal(t, list)
+			return nil, wants, err
 		}
-		misses = append(misses, m)
-		if m.final(t) {
-			misses = []*miss{m}
+	}
+	return explain(&f, t, list)
+}
+
+// explain words why no backup of the list, the newest first, leads to the
+// target. When even the oldest comes too late, the target is before all of
+// them; otherwise the longest way on which it was looked for tells most.
+func explain(f *Facts, t Target, list []candidate) (*Plan, []Want, error) {
+	var m *miss
+	for i, c := range slices.Backward(list) {
+		r, s, wants, why := c.find(f, t)
+		switch {
+		case wants != nil:
+			return nil, wants, nil
+		case why == nil: // times went back so far that it was left out
+			return r.plan(t, s)
+		}
+		m = why
+		if i == len(list)-1 && m.kind == missEarly || m.kind != missEarly && m.kind != missIncomplete {
 			break
 		}
 	}
-	wants, err := decisive(misses).refusal(t, list)
+	wants, err := m.refusal(t, list)
 	return nil, wants, err
 }
 
+func (c candidate) find(f *Facts, t Target) (*route, *stop, []Want, *miss) {
+	r, wants := newRoute(f, c)
+	if wants != nil {
+		return nil, nil, wants, nil
+	}
+	s, wants, m := r.find(t)
+	return r, s, wants, m
+}
+
+// tooLate says how many of the backups, beginning with the newest, need not be
+// looked at for a target time, because the one behind them in time holds
+// transactions past it. Where to begin the clocks in their names tell, when
+// those are right; that one is too late, and the next is not, WAL does.
+func tooLate(f *Facts, t Target, list []candidate) (int, []Want) {
+	const few = 8 // are simply looked at one after the other
+	if t.Kind != KindTime || len(list) <= few {
+		return 0, nil
+	}
+	guess := slices.IndexFunc(list, func(c candidate) bool { return !t.past(c.backup.Started) })
+	if guess < 0 {
+		guess = len(list) - 1
+	}
+	low, high := -1, len(list) // low is too late, high is not
+	for low+1 < high {
+		at := (low + high) / 2
+		switch {
+		case low < guess && guess < high:
+			at = guess
+		case high == guess:
+			at = guess - 1
+		case low == guess:
+			at = guess + 1
+		}
+		r, wants := newRoute(f, list[at])
+		if wants != nil {
+			return 0, wants
+		}
+		late, wants := r.startsPast(t)
+		switch {
+		case wants != nil:
+			return 0, wants
+		case late:
+			low = at
+		default:
+			high = at
+		}
+	}
+	return min(high, len(list)-1), nil
+}
+
+// notBehind says that the target does not lie behind the first backup of the
+// list, without reading that. Of a list that is gone through it may want to
+// know the same of as many more as there were before.
+func notBehind(f *Facts, t Target, list []candidate, n int) (skip bool, wants []Want) {
+	switch t.Kind {
+	case KindLSN:
+		return t.LSN < list[0].backup.StopLSN, nil
+	case KindXID, KindName:
+	default:
+		return false, nil
+	}
+	for i, c := range list[:min(n, len(list))] {
+		last, more := f.last(c.history)
+		if more != nil {
+			return false, more
+		}
+		hit, more := f.first(c.history, t, uint64(c.backup.StopLSN)/uint64(f.Identity.SegmentSize), last)
+		if i == 0 && more == nil {
+			return hit == NoSegment, nil
+		}
+		if len(more) > 0 && !slices.Contains(wants, more[0]) {
+			wants = append(more, wants...) // the older one's answer helps with the newer one's
+		}
+	}
+	return false, wants
+}
+
 func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
-	size := r.facts.Identity.SegmentSize
-	used := int(uint64(s.need-1)/uint64(size) - r.ids[0].No + 1)
+	need := uint64(s.need-1) / uint64(r.facts.Identity.SegmentSize)
+	used := int(need - r.first + 1)
+	if wants := r.extend(need); wants != nil {
+		return nil, wants, nil
+	}
 	if used > len(r.ids) {
 		return nil, nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
+	}
+	if wants := r.extend(r.sight(need + 1)); wants != nil {
+		return nil, wants, nil
 	}
 	before, wants := r.before(s.end)
 	if wants != nil {
@@ -121,19 +231,53 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 		return nil, wants, nil
 	}
 	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need, Before: before, After: after}
-	p.WALEnd, _ = r.end()
+	if p.WALEnd, p.LastFinish, wants = r.walEnd(); wants != nil {
+		return nil, wants, nil
+	}
 	p.Stop = r.instead(s)
 	p.HoleBehind = r.hole != nil
 	if p.Target.Action == "" && t.Kind != KindEnd {
 		p.Target.Action = ActionPause
 	}
-	if p.LastFinish, wants = r.before(p.WALEnd); wants != nil {
-		return nil, wants, nil
-	}
 	p.WAL = r.ranges(r.ids[:used])
 	p.SpoolOnly = r.spoolOnly(r.ids[:used], s.need)
-	p.Warnings = r.warnings(t, s, used)
+	p.Warnings, wants = r.warnings(t, s, used)
+	if wants != nil {
+		return nil, wants, nil
+	}
 	return p, nil, nil
+}
+
+// sight is the number of the last segment that is looked at behind a stop: a
+// few from number no on, or the rest of a block that has an index.
+func (r *route) sight(no uint64) uint64 {
+	const few = 8
+	if id := r.at(no); r.facts.Indexed[r.facts.block(id)] {
+		return r.facts.block(id).No + r.facts.Span - 1
+	}
+	return no + few
+}
+
+// walEnd is what [Plan.WALEnd] and [Plan.LastFinish] say.
+func (r *route) walEnd() (end wal.LSN, finish *wal.Finish, wants []Want) {
+	if r.done {
+		if wants, end, _ = r.endOf(len(r.ids)); wants == nil {
+			finish, wants = r.before(end)
+		}
+		return end, finish, wants
+	}
+	for no := r.last; no >= r.next() && no+2 > r.last; no-- {
+		id := r.at(no)
+		if r.facts.Segments[id].best() == pieceNone {
+			continue
+		}
+		s, ok := r.facts.Summaries[id]
+		if !ok {
+			wants = append(wants, Want{Kind: WantSummary, Segment: id})
+		}
+		end, finish = max(end, r.reachOf(id)), cmp.Or(finish, s.Last)
+	}
+	return end, finish, wants
 }
 
 func (r *route) ranges(ids []segment.ID) []Range {
@@ -170,7 +314,7 @@ func (r *route) spoolOnly(ids []segment.ID, need wal.LSN) []SpoolPiece {
 }
 
 // warnings tells what is surprising, though right.
-func (r *route) warnings(t Target, s *stop, used int) []string {
+func (r *route) warnings(t Target, s *stop, used int) ([]string, []Want) {
 	list := slices.Clone(r.facts.Notes)
 	if r.backup.ChecksumFailures {
 		list = append(list, fmt.Sprintf("backup %s holds pages whose checksums were wrong when it was taken", r.backup.ID))
@@ -179,7 +323,11 @@ func (r *route) warnings(t Target, s *stop, used int) []string {
 		list = append(list, fmt.Sprintf("transaction %d aborted", t.XID))
 	}
 	if t.Kind == KindTime && s.finish != nil {
-		if id, ok := r.earlierBehind(t, s, used); ok {
+		id, ok, wants := r.earlierBehind(t, s, used)
+		if wants != nil {
+			return nil, wants
+		}
+		if ok {
 			list = append(list, fmt.Sprintf("commit times went back: from segment %s on there are transactions that finished up to the target time; "+
 				"they come after one that finished later (%s, xid %d), where PostgreSQL stops", r.facts.name(id), t.show(s.finish.Time), s.finish.XID))
 		}
@@ -188,7 +336,7 @@ func (r *route) warnings(t Target, s *stop, used int) []string {
 	if t.Timeline == (TargetTimeline{}) {
 		list = append(list, r.branches()...)
 	}
-	return list
+	return list, nil
 }
 
 // branches names the timelines that "latest" leaves aside: each may be an
@@ -207,10 +355,16 @@ func (r *route) branches() []string {
 }
 
 // earlierBehind finds the first segment in which a transaction that the target
-// time covers lies behind the stop.
-func (r *route) earlierBehind(t Target, s *stop, used int) (segment.ID, bool) {
+// time covers lies behind the stop, of the next few and of all in sight that
+// are known.
+func (r *route) earlierBehind(t Target, s *stop, used int) (id segment.ID, ok bool, wants []Want) {
+	const few = 3
 	for i := used - 1; i < len(r.ids); i++ {
-		earliest := r.facts.Summaries[r.ids[i]].MinTime
+		summary, wants := r.summary(i, 1, 1)
+		if wants != nil && (i < used+few || r.facts.Indexed[r.facts.block(r.ids[i])]) {
+			return segment.ID{}, false, wants
+		}
+		earliest := summary.MinTime
 		if points, ok := r.pointsIn(i); ok {
 			earliest = time.Time{}
 			for _, f := range points.Finishes {
@@ -220,10 +374,10 @@ func (r *route) earlierBehind(t Target, s *stop, used int) (segment.ID, bool) {
 			}
 		}
 		if !earliest.IsZero() && !t.past(earliest) {
-			return r.ids[i], true
+			return r.ids[i], true, nil
 		}
 	}
-	return segment.ID{}, false
+	return segment.ID{}, false, nil
 }
 
 // Required says whether the plan needs a segment, and whether it needs the

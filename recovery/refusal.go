@@ -48,11 +48,14 @@ const (
 )
 
 // notFound is a target that lies behind all WAL that can be read.
-func (r *route) notFound() *miss {
-	if r.hole != nil {
-		return &miss{kind: missHole, route: r}
+func (r *route) notFound() ([]Want, *miss) {
+	if wants := r.toEnd(); wants != nil {
+		return wants, nil
 	}
-	return &miss{kind: missEnd, route: r}
+	if r.hole != nil {
+		return nil, &miss{kind: missHole, route: r}
+	}
+	return nil, &miss{kind: missEnd, route: r}
 }
 
 // final says that an older backup cannot do better.
@@ -66,24 +69,14 @@ func (m *miss) final(t Target) bool {
 	return false
 }
 
-// decisive picks the miss to report, of one for each backup from the newest to
-// the oldest. When even the oldest comes too late, the target is before all of
-// them; otherwise the longest way on which it was looked for tells most.
-func decisive(misses []*miss) *miss {
-	if oldest := misses[len(misses)-1]; oldest.kind == missEarly {
-		return oldest
-	}
-	for _, m := range slices.Backward(misses) {
-		if m.kind != missEarly && m.kind != missIncomplete {
-			return m
-		}
-	}
-	return misses[0]
-}
-
 // refusal words a miss. It may lack facts for the hints.
 func (m *miss) refusal(t Target, others []candidate) ([]Want, error) {
 	r := m.route
+	if r.hole != nil {
+		if wants := r.measure(); wants != nil {
+			return wants, nil
+		}
+	}
 	switch m.kind {
 	case missEarly:
 		return nil, refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
@@ -123,6 +116,12 @@ func (m *miss) atHole(t Target, others []candidate) ([]Want, error) {
 	}
 	size := r.facts.Identity.SegmentSize
 	for _, c := range slices.Backward(others) {
+		if c.backup.StopLSN < r.hole.last.End(size) {
+			continue
+		}
+		if !isRead(c.backup) {
+			return []Want{{Kind: WantBackup, Backup: c.backup.ID}}, nil
+		}
 		if c.backup.StartLSN >= r.hole.last.End(size) {
 			hints = append(hints, fmt.Sprintf("first point after it: walstream restore --backup %s --target-immediate DIR", c.backup.ID))
 			break
@@ -148,10 +147,6 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 	if wants != nil {
 		return wants, nil
 	}
-	points, wants := r.points()
-	if wants != nil {
-		return wants, nil
-	}
 	end, last := r.end()
 	hints := []string{r.command("all there is"+lastCommit(t, finish), "")}
 	var reason string
@@ -165,6 +160,10 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 		reason = "it neither committed nor aborted"
 	case KindName:
 		reason = "there is no restore point of that name"
+		points, wants := r.points(Target{})
+		if wants != nil {
+			return wants, nil
+		}
 		hints = append(hints[:0], nearest(r, t, points)...)
 	default:
 		reason = "the last record starts at " + last.String()

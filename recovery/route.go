@@ -15,14 +15,17 @@ type candidate struct {
 	history segment.History
 }
 
-// route is the WAL from a backup's redo along a history, as far as it is
-// without a hole.
+// route is the WAL from a backup's redo along a history, as far as it was
+// followed and is without a hole.
 type route struct {
 	candidate
 	facts *Facts
-	ids   []segment.ID // whole, but for the last when partial is set
-	// hole is why the route ends although there must be more; nil when it
-	// ends where all WAL ends.
+	first uint64       // number of the redo's segment
+	last  uint64       // of the last segment that there must be
+	ids   []segment.ID // whole, but for the last of all
+	// done says that it ends there: at the hole, or where all WAL ends.
+	done bool
+	// hole is why it ends although there must be more.
 	hole *hole
 }
 
@@ -51,7 +54,7 @@ func candidates(f *Facts, t Target) []candidate {
 			continue
 		}
 		h, ok := f.history(timelineFor(f, t.Timeline, b))
-		if ok && h.Contains(b.StartTimeline, b.StartLSN) && h.Contains(b.Timeline, b.StopLSN) {
+		if ok && h.Contains(b.Timeline, b.StopLSN) && (!isRead(b) || h.Contains(b.StartTimeline, b.StartLSN)) {
 			list = append(list, candidate{b, h})
 		}
 	}
@@ -69,33 +72,69 @@ func timelineFor(f *Facts, choice TargetTimeline, b *backup.Commit) wal.Timeline
 	}
 }
 
-// newRoute walks from the backup's redo segment on. A segment that holds a
-// fork must exist on the timeline that begins in it: PostgreSQL would fall
-// back to the old timeline's file, replay the abandoned branch and go live.
-func newRoute(f *Facts, c candidate) *route {
-	r := &route{candidate: c, facts: f}
-	size := f.Identity.SegmentSize
-	end := r.lastNo()
-	for no := uint64(c.backup.StartLSN) / uint64(size); ; no++ {
+// newRoute begins at a backup's redo.
+func newRoute(f *Facts, c candidate) (*route, []Want) {
+	if !isRead(c.backup) {
+		return nil, []Want{{Kind: WantBackup, Backup: c.backup.ID}}
+	}
+	last, wants := f.last(c.history)
+	return &route{candidate: c, facts: f, first: uint64(c.backup.StartLSN) / uint64(f.Identity.SegmentSize), last: last}, wants
+}
+
+// extend follows WAL up to segment number to, if it gets there. A segment that
+// holds a fork must exist on the timeline that begins in it: PostgreSQL would
+// fall back to the old timeline's file, replay the abandoned branch and go live.
+func (r *route) extend(to uint64) []Want {
+	for no := r.next(); !r.done && no <= to; no++ {
 		id := r.at(no)
-		s := f.Segments[id]
-		if s.whole() {
+		if !r.facts.listed(id) {
+			return r.list(no, min(to, r.last))
+		}
+		s := r.facts.Segments[id]
+		switch {
+		case s.whole():
 			r.ids = append(r.ids, id)
 			continue
-		}
-		if no > end {
-			return r
-		}
-		if no == end && s.best() != pieceNone {
+		case no > r.last:
+		case no == r.last && s.best() != pieceNone:
 			r.ids = append(r.ids, id)
 			if s.best() == pieceTail && s.Cut != "" {
-				r.hole = r.holeFrom(no, end)
+				r.hole = r.holeAt(no)
 			}
-			return r
+		default:
+			r.hole = r.holeAt(no)
 		}
-		r.hole = r.holeFrom(no, end)
-		return r
+		r.done = true
 	}
+	return nil
+}
+
+// toEnd follows WAL as far as it goes, more of it in each step.
+func (r *route) toEnd() []Want {
+	for n := r.facts.Span; !r.done; n *= 2 {
+		if wants := r.extend(r.first + n - 1); wants != nil {
+			return wants
+		}
+	}
+	wants, _, _ := r.endOf(len(r.ids))
+	return wants
+}
+
+// next is the number of the segment behind those of the route.
+func (r *route) next() uint64 { return r.first + uint64(len(r.ids)) }
+
+// list wants to know what there is of the segments numbered from to to.
+func (r *route) list(from, to uint64) []Want {
+	var wants []Want
+	var before segment.ID
+	for no := from; no <= to; no++ {
+		id := r.at(no)
+		if b := r.facts.block(id); b != before && !r.facts.listed(id) {
+			wants = append(wants, Want{Kind: WantBlock, Segment: b})
+			before = b
+		}
+	}
+	return wants
 }
 
 // at is the segment numbered no on the route.
@@ -104,44 +143,46 @@ func (r *route) at(no uint64) segment.ID {
 	return r.history.SegmentAt(wal.LSN(no*uint64(size)), size)
 }
 
-// lastNo is the number of the last segment that there must be: the last one
-// that exists on the route, or the one in which its last timeline begins.
-func (r *route) lastNo() uint64 {
-	size := r.facts.Identity.SegmentSize
-	start, _ := r.history.StartOf(r.history.Timeline)
-	last := uint64(start) / uint64(size)
-	for id, s := range r.facts.Segments {
-		if id.No > last && (s.best() != pieceNone || s.Damaged != "") && r.at(id.No) == id {
-			last = id.No
-		}
-	}
-	return last
-}
-
-func (r *route) holeFrom(no, end uint64) *hole {
+func (r *route) holeAt(no uint64) *hole {
 	id := r.at(no)
 	start, _ := r.history.StartOf(id.Timeline)
-	h := &hole{
+	return &hole{
 		first:   id,
 		fork:    start > 0 && uint64(start)/uint64(r.facts.Identity.SegmentSize) == no,
 		damaged: cmp.Or(r.facts.Segments[id].Damaged, r.facts.Segments[id].Cut),
 	}
-	for ; no <= end && !r.facts.Segments[r.at(no)].whole(); no++ {
-		h.last = r.at(no)
-		h.count++
-	}
-	return h
 }
 
-// wants lists the summaries of the route that are not known yet.
-func (r *route) wants() []Want {
-	var wants []Want
-	for _, id := range r.ids {
-		if _, ok := r.facts.Summaries[id]; !ok {
-			wants = append(wants, Want{Kind: WantSummary, Segment: id})
+// measure finds out how far the hole reaches.
+func (r *route) measure() []Want {
+	h := r.hole
+	h.count = 0
+	for no := h.first.No; no <= r.last; no++ {
+		id := r.at(no)
+		if !r.facts.listed(id) {
+			return r.list(no, min(r.last, no+h.count))
 		}
+		if r.facts.Segments[id].whole() {
+			break
+		}
+		h.last = id
+		h.count++
 	}
-	return wants
+	return nil
+}
+
+// summary is that of the i-th segment. If it is not known yet the wants ask for
+// it, and when it is the n-th that is looked at one after the other, in the
+// direction of step, for as many more.
+func (r *route) summary(i, step, n int) (s wal.Summary, wants []Want) {
+	s, ok := r.facts.Summaries[r.ids[i]]
+	for k := 0; !ok && k < min(n, 16) && i >= 0 && i < len(r.ids); k++ {
+		if _, known := r.facts.Summaries[r.ids[i]]; !known && (k == 0 || r.facts.Segments[r.ids[i]].best() == pieceArchived) {
+			wants = append(wants, Want{Kind: WantSummary, Segment: r.ids[i]})
+		}
+		i += step
+	}
+	return s, wants
 }
 
 // pointsIn gives what recovery can stop at in the i-th segment, without what
@@ -162,13 +203,21 @@ func (r *route) skipped(i int) bool {
 	return i > 0 && r.facts.Summaries[r.ids[i]].UnknownCarry
 }
 
-// end is the end of the last record on the route and that record's start;
-// zero when no record ended on it.
-func (r *route) end() (end, last wal.LSN) {
-	for _, id := range slices.Backward(r.ids) {
-		if s := r.facts.Summaries[id]; s.ValidEnd > 0 {
-			return s.ValidEnd, s.LastRecord
+// endOf is the end of the last record in the first n segments, and that record's
+// start; zero when no record ended in them.
+func (r *route) endOf(n int) (wants []Want, end, last wal.LSN) {
+	for i := n - 1; i >= 0; i-- {
+		s, wants := r.summary(i, -1, n-i)
+		if wants != nil || s.ValidEnd > 0 {
+			return wants, s.ValidEnd, s.LastRecord
 		}
 	}
-	return 0, 0
+	return nil, 0, 0
+}
+
+// end is the end of the last record of a route that is done, and that record's
+// start.
+func (r *route) end() (end, last wal.LSN) {
+	_, end, last = r.endOf(len(r.ids))
+	return end, last
 }

@@ -12,12 +12,18 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// answer fills in one fact. A segment whose contents are damaged becomes a
+// settle fills in one fact. A segment whose contents are damaged becomes a
 // damaged segment, which is a fact too: it must not keep anybody from a target
 // that lies elsewhere.
-func (g *gatherer) answer(ctx context.Context, w Want) error {
-	if w.Kind == WantRecordAt {
+func (g *gatherer) settle(ctx context.Context, w Want) error {
+	switch w.Kind {
+	case WantRecordAt:
 		return g.answerRecordAt(ctx, w)
+	case WantFirst:
+		return g.answerFirst(ctx, w)
+	case WantSummary, WantPoints:
+	default:
+		return nil // one request was all that it took
 	}
 	for {
 		err := g.answerSegment(ctx, w)
@@ -32,11 +38,21 @@ func (g *gatherer) answer(ctx context.Context, w Want) error {
 
 func (g *gatherer) answerSegment(ctx context.Context, w Want) error {
 	id := w.Segment
-	if w.Kind == WantSummary && g.facts.Segments[id].best() == pieceArchived {
-		if g.index(ctx, id) {
-			return nil
-		}
-		h, err := g.archive.Header(ctx, g.whole(id))
+	if w.Kind == WantPoints {
+		_, err := g.scan(ctx, id, nil)
+		return err
+	}
+	if _, ok := g.facts.Summaries[id]; ok {
+		return nil
+	}
+	if err := g.list(ctx, id); err != nil {
+		return err
+	}
+	switch g.facts.Segments[id].best() {
+	case pieceNone:
+		return nil
+	case pieceArchived:
+		h, err := g.header(ctx, id)
 		if err == nil {
 			g.facts.Summaries[id] = h.Summary
 		}
@@ -46,29 +62,23 @@ func (g *gatherer) answerSegment(ctx context.Context, w Want) error {
 	return err
 }
 
-// index answers for all segments of id's block at once, if all are listed and
-// there is an index. Whatever is wrong with it, the headers themselves tell.
-func (g *gatherer) index(ctx context.Context, id segment.ID) bool {
-	first := segment.ID{Timeline: id.Timeline, No: id.No - id.No%archive.IndexSpan}
-	if g.indexed[first] {
-		_, known := g.facts.Summaries[id]
-		return known
+// list lists the block of a segment if that is not done yet.
+func (g *gatherer) list(ctx context.Context, id segment.ID) error {
+	if g.facts.listed(id) {
+		return nil
 	}
-	g.indexed[first] = true
-	for at := first; at.No < first.No+archive.IndexSpan; at = at.Next() {
-		if g.facts.Segments[at].best() != pieceArchived {
-			return false
-		}
+	return g.answer(ctx, []Want{{Kind: WantBlock, Segment: g.facts.block(id)}})
+}
+
+func (g *gatherer) header(ctx context.Context, id segment.ID) (*archive.Header, error) {
+	if h, ok := g.headers[id]; ok {
+		return h, nil
 	}
-	headers, err := g.archive.Index(ctx, id)
-	if err != nil {
-		return false
+	h, err := g.archive.Header(ctx, g.whole(id))
+	if err == nil {
+		g.headers[id], g.carries[id] = h, h.Carry
 	}
-	for i, h := range headers {
-		at := segment.ID{Timeline: id.Timeline, No: first.No + uint64(i)}
-		g.facts.Summaries[at], g.carries[at] = h.Summary, h.Carry
-	}
-	return true
+	return h, err
 }
 
 func (g *gatherer) whole(id segment.ID) archive.Piece {
@@ -158,17 +168,17 @@ func (g *gatherer) carryInto(ctx context.Context, id segment.ID) (*wal.Carry, er
 	if carry, ok := g.carries[prev]; ok {
 		return carry, nil
 	}
-	switch g.facts.Segments[prev].best() {
-	case pieceArchived:
-		header, err := g.archive.Header(ctx, g.whole(prev))
-		if isDamage(err) {
+	switch best := g.facts.Segments[prev].best(); {
+	case best == pieceArchived, best == pieceNone && !g.facts.listed(prev):
+		header, err := g.header(ctx, prev)
+		if isDamage(err) || best == pieceNone && errors.Is(err, archive.ErrNotExist) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		return header.Carry, nil
-	case pieceSpooled, pieceTail:
+	case best == pieceSpooled, best == pieceTail:
 		carry, err := g.scan(ctx, prev, nil)
 		if isDamage(err) {
 			return nil, nil
@@ -230,8 +240,8 @@ func (g *gatherer) answerRecordAt(ctx context.Context, w Want) error {
 	g.facts.RecordAt[w] = Span{}
 	for at := w.LSN; ; at = size.Floor(at) + wal.LSN(size) {
 		id := h.SegmentAt(at, size)
-		if g.facts.Segments[id].best() == pieceNone {
-			return nil
+		if err := g.list(ctx, id); err != nil || g.facts.Segments[id].best() == pieceNone {
+			return err
 		}
 		_, err := g.scan(ctx, id, func(r *wal.Record) error {
 			if r.LSN < w.LSN {

@@ -86,10 +86,8 @@ func (g *gatherer) plan(ctx context.Context, t Target) (*Plan, error) {
 		if wants == nil {
 			return p, err
 		}
-		for _, w := range wants {
-			if err := g.answer(ctx, w); err != nil {
-				return nil, err
-			}
+		if err := g.answer(ctx, wants); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -100,22 +98,26 @@ type gatherer struct {
 	spool   *segment.SpoolView // nil when there is none
 	facts   Facts
 	spooled map[segment.ID]segment.Sealed // the longest piece of each segment in the spool
-	carries map[segment.ID]*wal.Carry     // at the end of segments that were scanned or indexed
-	indexed map[segment.ID]bool           // first segments of blocks of which the index was looked for
+	headers map[segment.ID]*archive.Header
+	carries map[segment.ID]*wal.Carry  // at the end of segments that were scanned, or of which there is a header
+	blocks  map[segment.ID]wal.Summary // what an index says of all its segments
+	noted   map[string][]archive.RestorePoint
 }
 
 func (s Source) gather(ctx context.Context) (*gatherer, error) {
 	g := &gatherer{
 		archive: s.Archive,
 		facts: Facts{
-			Identity: s.Archive.Identity().Identity, Histories: map[wal.Timeline]segment.History{}, Unknown: map[wal.Timeline]string{},
-			Segments: map[segment.ID]Segment{}, Summaries: map[segment.ID]wal.Summary{},
-			Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{},
+			Identity: s.Archive.Identity().Identity, Span: archive.IndexSpan,
+			Histories: map[wal.Timeline]segment.History{}, Unknown: map[wal.Timeline]string{},
+			Segments: map[segment.ID]Segment{}, Listed: map[segment.ID]bool{}, End: map[wal.Timeline]uint64{},
+			Summaries: map[segment.ID]wal.Summary{}, Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{}, First: map[Want]uint64{},
 		},
-		spooled: map[segment.ID]segment.Sealed{}, carries: map[segment.ID]*wal.Carry{}, indexed: map[segment.ID]bool{},
+		spooled: map[segment.ID]segment.Sealed{}, headers: map[segment.ID]*archive.Header{}, carries: map[segment.ID]*wal.Carry{},
+		blocks: map[segment.ID]wal.Summary{}, noted: map[string][]archive.RestorePoint{},
 	}
-	// The spool first: what is released between the two listings is in the
-	// archive by the time of the second.
+	// The spool first: what is released before the archive is listed is there
+	// by then.
 	if s.Spool != "" {
 		view, err := segment.ReadSpool(fsx.OS{}, s.Spool)
 		if err != nil {
@@ -185,12 +187,9 @@ func (g *gatherer) listArchive(ctx context.Context) error {
 		default:
 			return fmt.Errorf("history of timeline %s: %w", tli, err)
 		}
-		for p, err := range g.archive.Pieces(ctx, tli, 0) {
-			if err != nil {
-				return fmt.Errorf("list WAL of timeline %s: %w", tli, err)
-			}
-			g.addPiece(p)
-		}
+	}
+	if g.facts.Indexed, err = g.archive.Indexed(ctx); err != nil {
+		return err
 	}
 	if g.facts.Heartbeats, err = g.archive.Heartbeats(ctx); err != nil {
 		return err
@@ -216,7 +215,7 @@ func (g *gatherer) addPiece(p archive.Piece) {
 }
 
 func (g *gatherer) listBackups(ctx context.Context) error {
-	for c, err := range backup.List(ctx, g.archive) {
+	for c, err := range backup.Names(ctx, g.archive) {
 		var unusable *backup.UnusableError
 		switch {
 		case errors.As(err, &unusable):

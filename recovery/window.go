@@ -25,12 +25,10 @@ type Window struct {
 	// Open says that it ends where all WAL of the timeline ends, not at a
 	// hole.
 	Open bool `json:"open"`
-
-	last segment.ID
 }
 
 // Windows lists what can be restored along the newest timeline, in the order
-// of LSNs. It reads listings and few headers; the WAL itself it takes for what
+// of LSNs. It lists all WAL behind the oldest backup, and reads few headers; the WAL itself it takes for what
 // the headers say.
 func (s Source) Windows(ctx context.Context) ([]Window, error) {
 	return whileMoving(ctx, func() ([]Window, error) {
@@ -43,10 +41,8 @@ func (s Source) Windows(ctx context.Context) ([]Window, error) {
 			if wants == nil {
 				return windows, nil
 			}
-			for _, w := range wants {
-				if err := g.answer(ctx, w); err != nil {
-					return nil, err
-				}
+			if err := g.answer(ctx, wants); err != nil {
+				return nil, err
 			}
 		}
 	})
@@ -56,24 +52,42 @@ func (s Source) Windows(ctx context.Context) ([]Window, error) {
 // that it still wants.
 func findWindows(f *Facts) ([]Window, []Want) {
 	var list []Window
-	for _, c := range candidates(f, Target{}) {
-		r := newRoute(f, c)
-		if len(r.ids) == 0 || r.reach() < c.backup.StopLSN {
-			continue // its own WAL is not complete
+	var wants []Want
+	all := candidates(f, Target{})
+	for i, c := range slices.Backward(all) {
+		r, more := newRoute(f, c)
+		if more == nil && i == len(all)-1 {
+			more = r.list(r.first, r.last) // of the oldest: all of it at once
 		}
-		last := r.ids[len(r.ids)-1]
-		i := slices.IndexFunc(list, func(w Window) bool { return w.last == last })
-		if i < 0 {
-			i = len(list)
-			list = append(list, Window{Timeline: c.history.Timeline, ToLSN: r.reach(), Open: r.hole == nil, last: last})
+		wants = append(wants, more...)
+	}
+	if len(wants) > 0 {
+		return nil, wants
+	}
+	var newer *route // leads to the end of the list's last window
+	for _, c := range all {
+		r, _ := newRoute(f, c)
+		if newer != nil && newer.history.Timeline == c.history.Timeline {
+			if wants = r.extend(newer.first); wants != nil {
+				return nil, wants
+			}
 		}
-		w := &list[i] // the backups come from the newest to the oldest
+		if newer == nil || newer.history.Timeline != c.history.Timeline || r.next() <= newer.first {
+			if wants = r.extend(r.last + 1); wants != nil {
+				return nil, wants
+			}
+			if len(r.ids) == 0 || r.reach() < c.backup.StopLSN {
+				continue // its own WAL is not complete
+			}
+			list = append(list, Window{Timeline: c.history.Timeline, ToLSN: r.reach(), Open: r.hole == nil})
+		}
+		newer = r
+		w := &list[len(list)-1] // the backups come from the newest to the oldest
 		w.Backups++
 		w.From, w.FromLSN = c.backup.Finished, c.backup.StopLSN
 		if w.To.IsZero() {
-			var want *Want
-			if w.To, want = r.lastFinish(); want != nil {
-				return nil, []Want{*want}
+			if w.To, wants = r.lastFinish(); wants != nil {
+				return nil, wants
 			}
 		}
 	}
@@ -82,22 +96,24 @@ func findWindows(f *Facts) ([]Window, []Want) {
 }
 
 // reach is how far there are bytes on the route, whatever they hold.
-func (r *route) reach() wal.LSN {
-	last := r.ids[len(r.ids)-1]
-	if s := r.facts.Segments[last]; !s.whole() {
+func (r *route) reach() wal.LSN { return r.reachOf(r.ids[len(r.ids)-1]) }
+
+// reachOf is how far there are bytes of a segment.
+func (r *route) reachOf(id segment.ID) wal.LSN {
+	if s := r.facts.Segments[id]; !s.whole() {
 		return max(s.Tail, s.Partial)
 	}
-	return last.End(r.facts.Identity.SegmentSize)
+	return id.End(r.facts.Identity.SegmentSize)
 }
 
 // lastFinish is the time of the last commit or abort on the route, read from
 // the end, so that of a long route few segments are looked at.
-func (r *route) lastFinish() (time.Time, *Want) {
-	for _, id := range slices.Backward(r.ids) {
-		s, ok := r.facts.Summaries[id]
+func (r *route) lastFinish() (time.Time, []Want) {
+	for i := len(r.ids) - 1; i >= 0; i-- {
+		s, wants := r.summary(i, -1, len(r.ids)-i)
 		switch {
-		case !ok:
-			return time.Time{}, &Want{Kind: WantSummary, Segment: id}
+		case wants != nil:
+			return time.Time{}, wants
 		case s.Last != nil && s.Last.LSN >= r.backup.StartLSN:
 			return s.Last.Time, nil
 		}

@@ -22,6 +22,7 @@ type world struct {
 	records map[wal.Timeline][]record // each timeline's own, from its fork on
 	end     map[wal.Timeline]wal.LSN  // of its WAL
 	blurred map[segment.ID]bool       // whose summary began with an unknown carry
+	backups map[string]backup.Commit
 }
 
 type record struct {
@@ -38,8 +39,7 @@ func newWorld() *world {
 	id := segment.Identity{SystemIdentifier: 7, MajorVersion: 15, SegmentSize: testSize}
 	return &world{
 		facts: Facts{
-			Identity: id, Histories: map[wal.Timeline]segment.History{}, Segments: map[segment.ID]Segment{},
-			Summaries: map[segment.ID]wal.Summary{}, Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{},
+			Identity: id, Span: archive.IndexSpan, Histories: map[wal.Timeline]segment.History{}, Segments: map[segment.ID]Segment{},
 		},
 		records: map[wal.Timeline][]record{}, end: map[wal.Timeline]wal.LSN{}, blurred: map[segment.ID]bool{},
 	}
@@ -155,7 +155,19 @@ func (w *world) answer(wants []Want) {
 	for _, want := range wants {
 		switch want.Kind {
 		case WantSummary:
-			w.facts.Summaries[want.Segment] = w.summary(want.Segment)
+			w.facts.Listed[w.facts.block(want.Segment)] = true
+			if w.facts.Segments[want.Segment].best() != pieceNone {
+				w.facts.Summaries[want.Segment] = w.summary(want.Segment)
+			}
+		case WantBackup:
+			i := slices.IndexFunc(w.facts.Backups, func(b backup.Commit) bool { return b.ID == want.Backup })
+			w.facts.Backups[i] = w.backups[want.Backup]
+		case WantBlock:
+			w.facts.Listed[want.Segment] = true
+		case WantEnd:
+			w.facts.End[want.Timeline] = want.From
+		case WantFirst:
+			w.facts.First[want] = w.first(want)
 		case WantPoints:
 			w.facts.Points[want.Segment] = w.points(want.Segment)
 		case WantRecordAt:
@@ -170,12 +182,45 @@ func (w *world) answer(wants []Want) {
 	}
 }
 
+func (w *world) first(want Want) uint64 {
+	h := w.history(want.Timeline)
+	for no := want.From; no <= want.To; no++ {
+		id := h.SegmentAt(wal.LSN(no*uint64(testSize)), testSize)
+		if s := w.summary(id); w.facts.Segments[id].best() != pieceNone && want.Target.mayBeIn(&s) {
+			return no
+		}
+	}
+	return NoSegment
+}
+
+// remember is the opposite for the backups.
+func (w *world) remember() {
+	for i, b := range w.facts.Backups {
+		w.facts.Backups[i] = w.backups[b.ID]
+	}
+}
+
+// forget takes back all answers, and what is known of backups but their names.
+func (w *world) forget() {
+	w.facts.Summaries, w.facts.Points = map[segment.ID]wal.Summary{}, map[segment.ID]wal.Points{}
+	w.facts.RecordAt, w.facts.First = map[Want]Span{}, map[Want]uint64{}
+	w.facts.Listed, w.facts.End = map[segment.ID]bool{}, map[wal.Timeline]uint64{}
+	if w.backups == nil {
+		w.backups = map[string]backup.Commit{}
+	}
+	for i, b := range w.facts.Backups {
+		if isRead(&b) {
+			w.backups[b.ID] = b
+		}
+		w.facts.Backups[i] = backup.Commit{ID: b.ID, Timeline: b.Timeline, StartTimeline: b.Timeline, StopLSN: b.StopLSN, Started: b.Started}
+	}
+}
+
 // plan runs the planner to its end. It asks nothing twice.
 func (w *world) plan(t rapid.TB, target Target) (*Plan, []Want, error) {
 	t.Helper()
-	clear(w.facts.Summaries)
-	clear(w.facts.Points)
-	clear(w.facts.RecordAt)
+	w.forget()
+	defer w.remember()
 	asked := map[Want]bool{}
 	var order []Want
 	for {

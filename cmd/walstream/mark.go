@@ -42,13 +42,13 @@ func (a *app) mark(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	have, err := arch.RestorePoint(ctx, name)
-	if err == nil {
-		// PostgreSQL stops at the first one of the wanted name that it meets.
-		return hint.Errorf("walstream mark "+hint.Quote(name+"-2"), "restore point %q exists already, at %s", name, have.LSN)
-	}
-	if !errors.Is(err, archive.ErrNotExist) {
+	have, err := arch.RestorePoints(ctx, name)
+	if err != nil {
 		return err
+	}
+	if len(have) > 0 {
+		// PostgreSQL stops at the first one of the wanted name that it meets.
+		return hint.Errorf("walstream mark "+hint.Quote(name+"-2"), "restore point %q exists already, at %s", name, have[0].LSN)
 	}
 	p, err := createPoint(ctx, c, arch, name)
 	if err != nil {
