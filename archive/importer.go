@@ -237,7 +237,7 @@ func (i *importer) store(ctx context.Context, f ImportFile, p Piece, data io.Rea
 	if err != nil {
 		return &FileError{f.Path, err}
 	}
-	if err := i.a.PutSegment(ctx, p, h, data, i.cfg.Level); err != nil {
+	if err := i.a.putAndNote(ctx, p, h, data, i.cfg.Level); err != nil {
 		return ofFile(f, err)
 	}
 	known := i.known[p.ID.Timeline][p.ID]

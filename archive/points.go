@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -18,9 +20,9 @@ const pointsPrefix = "points/"
 // can be found without reading WAL.
 type RestorePoint struct {
 	Name     string       `json:"name"`
-	LSN      wal.LSN      `json:"lsn"` // end of the record
-	Timeline wal.Timeline `json:"timeline"`
-	Time     time.Time    `json:"time"` // the server's clock
+	LSN      wal.LSN      `json:"lsn"`      // end of the record
+	Timeline wal.Timeline `json:"timeline"` // of the record, or of the segment that holds it
+	Time     time.Time    `json:"time"`     // the server's clock
 }
 
 // object is the name under which the point is noted. Bytes that object names
@@ -29,13 +31,32 @@ func (p RestorePoint) object() string {
 	return pointsPrefix + LSNHex(p.LSN) + "-" + safeName(p.Name) + ".json"
 }
 
-// PutRestorePoint notes a restore point.
+// PutRestorePoint notes a restore point durably, if it is not noted yet.
 func (a *Archive) PutRestorePoint(ctx context.Context, p RestorePoint) error {
 	body, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	return a.store.Put(ctx, p.object(), bytes.NewReader(append(body, '\n')))
+	err = a.store.Put(ctx, p.object(), bytes.NewReader(append(body, '\n')))
+	if errors.Is(err, ErrExists) {
+		return a.store.Confirm(ctx, p.object())
+	}
+	return err
+}
+
+// putAndNote stores a piece of WAL, and notes the restore points of a whole
+// segment: before it counts as stored, so that a reader that finds a name noted
+// need not look for others of that name.
+func (a *Archive) putAndNote(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level Level) error {
+	if err := a.PutSegment(ctx, p, h, data, level); err != nil || p.Tail {
+		return err
+	}
+	for _, r := range h.RestorePoints {
+		if err := a.PutRestorePoint(ctx, RestorePoint{Name: r.Name, LSN: r.End, Timeline: h.Timeline, Time: r.Time}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RestorePoints finds the restore points of that name that were noted, in the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,5 +58,38 @@ func TestRestorePoints(t *testing.T) {
 	var damage *archive.CorruptError
 	if p, err := a.RestorePoints(t.Context(), "broken"); !errors.As(err, &damage) {
 		t.Errorf("a damaged note counts as none: %+v, %v", p, err)
+	}
+}
+
+// A restore point is noted before its segment counts as stored.
+func TestUploaderNotesRestorePoints(t *testing.T) {
+	for _, fail := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			u := newUpload(t)
+			g := newWAL(1, 1, 1)
+			at := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+			r := g.RestorePoint(at, "before import")
+			g.FillSegments(1)
+			u.receive(g)
+			u.store.onPut = func(name string) error {
+				if fail && strings.HasPrefix(name, "points/") {
+					return errors.New("not today")
+				}
+				return nil
+			}
+			u.run(time.Minute)
+			got, err := u.a.RestorePoints(t.Context(), "before import")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fail {
+				u.wantConfirmed()
+				return
+			}
+			u.wantConfirmed("1:0/200000")
+			if diff := cmp.Diff([]archive.RestorePoint{{Name: "before import", LSN: r.End, Timeline: 1, Time: at}}, got); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

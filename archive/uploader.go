@@ -157,7 +157,7 @@ func (u *Uploader) Run(ctx context.Context) error {
 		g.Go(func() error {
 			for j := range todo {
 				j.err = u.retry(ctx, func() error {
-					return u.a.PutSegment(ctx, j.piece, j.header, j, u.cfg.Level)
+					return u.a.putAndNote(ctx, j.piece, j.header, j, u.cfg.Level)
 				})
 				j.prev = nil
 				close(j.done)

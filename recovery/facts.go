@@ -135,6 +135,9 @@ type Want struct {
 	From, To uint64       // for WantEnd and WantFirst
 	Target   Target       // for WantFirst: no more of it than tells records apart
 	Backup   string       // for WantBackup
+	// Likely leaves out, for WantFirst, segments that are not likely to hold a
+	// transaction by the order of IDs, but need not be read for that.
+	Likely bool
 }
 
 func (f *Facts) history(tli wal.Timeline) (segment.History, bool) {

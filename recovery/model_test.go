@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -238,7 +239,7 @@ func (w *world) checkPieces(t *rapid.T, p *Plan) {
 func (w *world) checkNeighbours(t *rapid.T, p *Plan) {
 	var before, after *wal.Finish
 	h := w.history(p.Timeline)
-	for _, r := range w.readable(candidate{&p.Backup, h}) {
+	for _, r := range w.readable(candidate{backup: &p.Backup, history: h}) {
 		if r.kind != 'c' && r.kind != 'a' {
 			continue
 		}
@@ -256,6 +257,7 @@ func (w *world) checkNeighbours(t *rapid.T, p *Plan) {
 
 func drawWorld(t *rapid.T) *world {
 	w := newWorld()
+	w.facts.Span = rapid.SampledFrom([]uint64{1, 2, 3, archive.IndexSpan}).Draw(t, "span")
 	xid := uint32(100)
 	timelines := wal.Timeline(rapid.IntRange(1, 3).Draw(t, "timelines"))
 	for tli := wal.Timeline(1); tli <= timelines; tli++ {

@@ -83,131 +83,34 @@ func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 	if err := strayed(&f, t); err != nil {
 		return nil, nil, err
 	}
-	list := candidates(&f, t)
-	if len(list) == 0 {
+	all := candidates(&f, t)
+	if len(all) == 0 {
 		return nil, nil, noCandidate(&f, t)
 	}
-	late, wants := tooLate(&f, t, list)
+	late, wants := tooLate(&f, t, all)
 	if wants != nil {
 		return nil, wants, nil
 	}
-	for i := late; i < len(list); i++ {
-		if skip, wants := notBehind(&f, t, list[i:], i+1-late); wants != nil {
-			return nil, wants, nil
-		} else if skip {
-			continue
-		}
-		r, s, wants, m := list[i].find(&f, t)
-		switch {
-		case wants != nil:
-			return nil, wants, nil
-		case m == nil:
-			return r.plan(t, s)
-		case m.final(t):
-			wants, err := m.refusal(t, list)
-			return nil, wants, err
-		}
-	}
-	return explain(&f, t, list)
-}
-
-// explain words why no backup of the list, the newest first, leads to the
-// target. When even the oldest comes too late, the target is before all of
-// them; otherwise the longest way on which it was looked for tells most.
-func explain(f *Facts, t Target, list []candidate) (*Plan, []Want, error) {
-	var m *miss
-	for i, c := range slices.Backward(list) {
-		r, s, wants, why := c.find(f, t)
-		switch {
-		case wants != nil:
-			return nil, wants, nil
-		case why == nil: // times went back so far that it was left out
-			return r.plan(t, s)
-		}
-		m = why
-		if i == len(list)-1 && m.kind == missEarly || m.kind != missEarly && m.kind != missIncomplete {
-			break
+	for _, list := range [][]candidate{likely(t, all[late:]), all[late:]} {
+		for i := range list {
+			if skip, wants := notBehind(&f, t, list[i:], i+1); wants != nil {
+				return nil, wants, nil
+			} else if skip {
+				continue
+			}
+			r, s, wants, m := list[i].find(&f, t)
+			switch {
+			case wants != nil:
+				return nil, wants, nil
+			case m == nil:
+				return r.plan(t, s)
+			case m.final(t):
+				wants, err := m.refusal(t, all)
+				return nil, wants, err
+			}
 		}
 	}
-	wants, err := m.refusal(t, list)
-	return nil, wants, err
-}
-
-func (c candidate) find(f *Facts, t Target) (*route, *stop, []Want, *miss) {
-	r, wants := newRoute(f, c)
-	if wants != nil {
-		return nil, nil, wants, nil
-	}
-	s, wants, m := r.find(t)
-	return r, s, wants, m
-}
-
-// tooLate says how many of the backups, beginning with the newest, need not be
-// looked at for a target time, because the one behind them in time holds
-// transactions past it. Where to begin the clocks in their names tell, when
-// those are right; that one is too late, and the next is not, WAL does.
-func tooLate(f *Facts, t Target, list []candidate) (int, []Want) {
-	const few = 8 // are simply looked at one after the other
-	if t.Kind != KindTime || len(list) <= few {
-		return 0, nil
-	}
-	guess := slices.IndexFunc(list, func(c candidate) bool { return !t.past(c.backup.Started) })
-	if guess < 0 {
-		guess = len(list) - 1
-	}
-	low, high := -1, len(list) // low is too late, high is not
-	for low+1 < high {
-		at := (low + high) / 2
-		switch {
-		case low < guess && guess < high:
-			at = guess
-		case high == guess:
-			at = guess - 1
-		case low == guess:
-			at = guess + 1
-		}
-		r, wants := newRoute(f, list[at])
-		if wants != nil {
-			return 0, wants
-		}
-		late, wants := r.startsPast(t)
-		switch {
-		case wants != nil:
-			return 0, wants
-		case late:
-			low = at
-		default:
-			high = at
-		}
-	}
-	return min(high, len(list)-1), nil
-}
-
-// notBehind says that the target does not lie behind the first backup of the
-// list, without reading that. Of a list that is gone through it may want to
-// know the same of as many more as there were before.
-func notBehind(f *Facts, t Target, list []candidate, n int) (skip bool, wants []Want) {
-	switch t.Kind {
-	case KindLSN:
-		return t.LSN < list[0].backup.StopLSN, nil
-	case KindXID, KindName:
-	default:
-		return false, nil
-	}
-	for i, c := range list[:min(n, len(list))] {
-		last, more := f.last(c.history)
-		if more != nil {
-			return false, more
-		}
-		hit, more := f.first(c.history, t, uint64(c.backup.StopLSN)/uint64(f.Identity.SegmentSize), last)
-		if i == 0 && more == nil {
-			return hit == NoSegment, nil
-		}
-		if len(more) > 0 && !slices.Contains(wants, more[0]) {
-			wants = append(more, wants...) // the older one's answer helps with the newer one's
-		}
-	}
-	return false, wants
+	return explain(&f, t, all)
 }
 
 func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {

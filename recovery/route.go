@@ -4,16 +4,9 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
-
-// candidate is a backup and the timeline to follow from it.
-type candidate struct {
-	backup  *backup.Commit
-	history segment.History
-}
 
 // route is the WAL from a backup's redo along a history, as far as it was
 // followed and is without a hole.
@@ -35,41 +28,6 @@ type hole struct {
 	count       uint64
 	fork        bool // the first segment of a timeline is missing
 	damaged     string
-}
-
-// candidates lists the backups from which the target's timeline can be
-// followed, the newest first. With "latest" and "current" each backup decides
-// its own timeline, as PostgreSQL does from pg_control.
-func candidates(f *Facts, t Target) []candidate {
-	backups := make([]*backup.Commit, len(f.Backups))
-	for i := range f.Backups {
-		backups[i] = &f.Backups[i]
-	}
-	slices.SortFunc(backups, func(a, b *backup.Commit) int {
-		return cmp.Or(cmp.Compare(b.Timeline, a.Timeline), cmp.Compare(b.StopLSN, a.StopLSN), cmp.Compare(b.ID, a.ID))
-	})
-	var list []candidate
-	for _, b := range backups {
-		if t.Backup != "" && b.ID != t.Backup {
-			continue
-		}
-		h, ok := f.history(timelineFor(f, t.Timeline, b))
-		if ok && h.Contains(b.Timeline, b.StopLSN) && (!isRead(b) || h.Contains(b.StartTimeline, b.StartLSN)) {
-			list = append(list, candidate{b, h})
-		}
-	}
-	return list
-}
-
-func timelineFor(f *Facts, choice TargetTimeline, b *backup.Commit) wal.Timeline {
-	switch {
-	case choice.Number != 0:
-		return choice.Number
-	case choice.Current:
-		return b.StartTimeline
-	default:
-		return f.latest(b.StartTimeline)
-	}
 }
 
 // newRoute begins at a backup's redo.

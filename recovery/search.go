@@ -66,7 +66,7 @@ func (r *route) consistent() ([]Want, bool) {
 // from segment number no on as far as the route goes, until that returns true.
 func (r *route) hits(t Target, no uint64, use func(wal.Points) bool) []Want {
 	for {
-		hit, wants := r.facts.first(r.history, t, no, r.last)
+		hit, wants := r.facts.first(r.candidate, t, no, r.last)
 		if wants != nil || hit == NoSegment {
 			return wants
 		}
@@ -84,10 +84,10 @@ func (r *route) hits(t Target, no uint64, use func(wal.Points) bool) []Want {
 	}
 }
 
-// first is the number of the first segment from no to last on the way along h
+// first is the number of the first segment from no to last on the way from c
 // that may hold what t looks for.
-func (f *Facts) first(h segment.History, t Target, no, last uint64) (uint64, []Want) {
-	want := Want{Kind: WantFirst, Timeline: h.Timeline, From: no, To: last}
+func (f *Facts) first(c candidate, t Target, no, last uint64) (uint64, []Want) {
+	want := Want{Kind: WantFirst, Timeline: c.history.Timeline, From: no, To: last, Likely: c.likely}
 	want.Target = Target{Kind: t.Kind, Time: t.Time, XID: t.XID, Name: t.Name, Exclusive: t.Exclusive}
 	hit, ok := f.First[want]
 	switch {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
-
 )
 
 // showWindows lists the windows of a made-up world and how many headers had to
