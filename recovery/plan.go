@@ -36,15 +36,15 @@ type Plan struct {
 	// since the backup began; After the first that is not, if any is known.
 	Before *wal.Finish `json:"before,omitempty"`
 	After  *wal.Finish `json:"after,omitempty"`
-	// WALEnd is how far WAL reaches without a hole, if that is close behind
+	// WALEnd is how far WAL reaches without a hole, if that is not far behind
 	// End, otherwise where all WAL of the timeline ends. LastFinish is the
 	// last commit or abort up to there, if the last segments hold one.
 	WALEnd     wal.LSN     `json:"wal_end"`
 	LastFinish *wal.Finish `json:"last_finish,omitempty"`
 	// SpoolOnly is the WAL of this plan that the archive does not hold.
 	SpoolOnly []SpoolPiece `json:"spool_only,omitempty"`
-	// HoleBehind says that a segment somewhere behind the last one is missing
-	// while later ones exist. PostgreSQL reads ahead and may ask for it.
+	// HoleBehind says that one of the segments behind the last one, about as
+	// many as an index covers, is missing while later ones exist. PostgreSQL reads ahead and may ask for it.
 	HoleBehind bool     `json:"hole_behind,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
 }
@@ -122,7 +122,7 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	if used > len(r.ids) {
 		return nil, nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
 	}
-	if wants := r.extend(r.sight(need + 1)); wants != nil {
+	if wants := r.extend(need + r.facts.Span); wants != nil {
 		return nil, wants, nil
 	}
 	before, wants := r.before(s.end)
@@ -151,14 +151,11 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	return p, nil, nil
 }
 
-// sight is the number of the last segment that is looked at behind a stop: a
-// few from number no on, or the rest of a block that has an index.
-func (r *route) sight(no uint64) uint64 {
-	const few = 8
-	if id := r.at(no); r.facts.Indexed[r.facts.block(id)] {
-		return r.facts.block(id).No + r.facts.Span - 1
-	}
-	return no + few
+// inSight says whether to read the summary of the i-th segment, which lies so
+// far behind what is looked for: of a few, or where it costs little.
+func (r *route) inSight(i, behind int) bool {
+	const few = 4
+	return behind < few || r.facts.Indexed[r.facts.block(r.ids[i])]
 }
 
 // walEnd is what [Plan.WALEnd] and [Plan.LastFinish] say.
@@ -261,10 +258,9 @@ func (r *route) branches() []string {
 // time covers lies behind the stop, of the next few and of all in sight that
 // are known.
 func (r *route) earlierBehind(t Target, s *stop, used int) (id segment.ID, ok bool, wants []Want) {
-	const few = 3
 	for i := used - 1; i < len(r.ids); i++ {
 		summary, wants := r.summary(i, 1, 1)
-		if wants != nil && (i < used+few || r.facts.Indexed[r.facts.block(r.ids[i])]) {
+		if wants != nil && r.inSight(i, i-used+1) {
 			return segment.ID{}, false, wants
 		}
 		earliest := summary.MinTime

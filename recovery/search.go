@@ -325,6 +325,9 @@ func (r *route) after(end wal.LSN) (*wal.Finish, []Want) {
 	from := int(uint64(end)/uint64(r.facts.Identity.SegmentSize) - r.first)
 	for i := from; i < len(r.ids); i++ {
 		s, wants := r.summary(i, 1, i-from+1)
+		if wants != nil && !r.inSight(i, i-from) {
+			return nil, nil
+		}
 		if wants != nil {
 			return nil, wants
 		}
