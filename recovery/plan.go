@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -122,7 +123,7 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	if used > len(r.ids) {
 		return nil, nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
 	}
-	if wants := r.extend(need + r.facts.Span); wants != nil {
+	if wants := r.extend(need + archive.IndexSpan); wants != nil {
 		return nil, wants, nil
 	}
 	before, wants := r.before(s.end)
