@@ -126,6 +126,9 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	if wants := r.extend(need + archive.IndexSpan); wants != nil {
 		return nil, wants, nil
 	}
+	if wants := r.lookAt(used); wants != nil {
+		return nil, wants, nil
+	}
 	before, wants := r.before(s.end)
 	if wants != nil {
 		return nil, wants, nil
@@ -150,6 +153,17 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 		return nil, wants, nil
 	}
 	return p, nil, nil
+}
+
+// lookAt reads the headers of a short way, all at once: a damaged one is better
+// found now than when it is replayed.
+func (r *route) lookAt(used int) (wants []Want) {
+	const short = 16
+	for i := 0; i < used && used <= short; i++ {
+		_, more := r.summary(i, 1, 1)
+		wants = append(wants, more...)
+	}
+	return wants
 }
 
 // inSight says whether to read the summary of the i-th segment, which lies so
