@@ -77,7 +77,6 @@ func TestReplay(t *testing.T) {
 		}
 	}
 	for i, src := range sources {
-		t.Logf("%s: %.2f", src.name, took[i])
 		fmt.Printf("| %s | %.2f | %.2f× |\n", src.name, median(took[i]), ratio(took[i], took[0]))
 	}
 }
