@@ -107,7 +107,8 @@ func (w *world) checkKept(t *rapid.T, after *world, p *backup.Prune, inUse bool)
 	}
 	for tli := wal.Timeline(1); inUse && int(tli) <= len(w.facts.Histories)+1; tli++ {
 		target := Target{Kind: KindEnd, Timeline: TargetTimeline{Number: tli}}
-		if before, _, err := w.plan(t, target); err == nil && w.archived(tli) {
+		before, _, err := w.plan(t, target)
+		if oldest := oldestOn(w.history(tli), p.Keep); err == nil && w.archived(tli) && (oldest == nil || before.End >= oldest.StopLSN) {
 			if now, _, err := after.plan(t, target); err != nil || now.End != before.End {
 				t.Fatalf("timeline %s is in use, but its end is lost: %v", tli, err)
 			}
