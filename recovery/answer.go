@@ -59,7 +59,7 @@ func (g *gatherer) answer(ctx context.Context, wants []Want) error {
 // request is what to ask first for an answer.
 func (g *gatherer) request(w Want) (Want, bool) {
 	switch w.Kind {
-	case WantRecordAt, WantFirst, WantPoints:
+	case WantRecordAt, WantFirst, WantPoints, WantChanges:
 		return w, false
 	case WantSummary:
 	default:

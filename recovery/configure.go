@@ -24,7 +24,11 @@ func (r *restore) configure(ctx context.Context) error {
 	if err := r.checkLabel(); err != nil {
 		return err
 	}
-	if err := r.addMissing(ctx); err != nil {
+	c, err := r.readControl()
+	if err != nil {
+		return err
+	}
+	if err := r.addMissing(ctx, c); err != nil {
 		return err
 	}
 	if err := r.keepHome(); err != nil {
@@ -38,7 +42,7 @@ func (r *restore) configure(ctx context.Context) error {
 	if r.cfg.Standby != nil {
 		begin, signal = blockStandby, "standby.signal"
 	}
-	conf, err := mergeAutoConf(string(old), begin, r.SettingsIn(r.cfg))
+	conf, err := mergeAutoConf(string(old), begin, append(r.SettingsIn(r.cfg), r.raised(c)...))
 	if err != nil {
 		return err
 	}
@@ -62,24 +66,28 @@ func (r *restore) checkLabel() error {
 	return nil
 }
 
-// addMissing writes the configuration files that the backup lacks, and its
-// manifest.
-func (r *restore) addMissing(ctx context.Context) error {
+// readControl reads the backup's pg_control, which must be of the cluster.
+func (r *restore) readControl() (c control, err error) {
 	body, err := r.data().ReadFile(heldBack)
 	if err != nil {
-		return fmt.Errorf("backup %s has no %s: %w", r.Backup.ID, controlFile, err)
+		return c, fmt.Errorf("backup %s has no %s: %w", r.Backup.ID, controlFile, err)
 	}
-	c, err := parseControl(body)
-	if err != nil {
-		return err
+	if c, err = parseControl(body); err != nil {
+		return c, err
 	}
 	if c.systemIdentifier != r.Identity.SystemIdentifier || c.segmentSize != r.Identity.SegmentSize {
-		return fmt.Errorf("%s is of system identifier %d with segments of %d bytes, not of %d with %d",
+		return c, fmt.Errorf("%s is of system identifier %d with segments of %d bytes, not of %d with %d",
 			controlFile, c.systemIdentifier, c.segmentSize, r.Identity.SystemIdentifier, r.Identity.SegmentSize)
 	}
 	if want := controlVersion(r.Identity.MajorVersion); c.version != want {
-		return fmt.Errorf("%s has version %d, that of PostgreSQL %d is %d", controlFile, c.version, r.Identity.MajorVersion, want)
+		return c, fmt.Errorf("%s has version %d, that of PostgreSQL %d is %d", controlFile, c.version, r.Identity.MajorVersion, want)
 	}
+	return c, nil
+}
+
+// addMissing writes the configuration files that the backup lacks, and its
+// manifest.
+func (r *restore) addMissing(ctx context.Context, c control) error {
 	confs := minimalConf(c)
 	for _, name := range slices.Sorted(maps.Keys(confs)) {
 		if err := writeNew(r.data(), name, []byte(confs[name]), r.owner); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -47,6 +47,8 @@ type Facts struct {
 	RecordAt map[Want]Span
 	// First answers [WantFirst] with a segment's number, [NoSegment] for none.
 	First map[Want]uint64
+	// Changes answers [WantChanges].
+	Changes map[Want]wal.Changes
 }
 
 // NoSegment is behind the number of every segment.
@@ -124,15 +126,18 @@ const (
 	// WantFirst asks for the first segment numbered From to To, on the way to
 	// Timeline, that may hold what Target looks for.
 	WantFirst
+	// WantChanges asks for all changes, or the newest ones, from segment number
+	// From to LSN on the way to Timeline. Earlier ones may be among them.
+	WantChanges
 )
 
 // Want is one fact that the planner lacks.
 type Want struct {
 	Kind     WantKind
 	Segment  segment.ID   // for WantSummary, WantPoints and WantBlock
-	Timeline wal.Timeline // for WantRecordAt, WantEnd and WantFirst
-	LSN      wal.LSN      // for WantRecordAt
-	From, To uint64       // for WantEnd and WantFirst
+	Timeline wal.Timeline // for WantRecordAt, WantEnd, WantFirst and WantChanges
+	LSN      wal.LSN      // for WantRecordAt and WantChanges
+	From, To uint64       // for WantEnd, WantFirst and WantChanges
 	Target   Target       // for WantFirst: no more of it than tells records apart
 	Backup   string       // for WantBackup
 	// Likely leaves out, for WantFirst, segments that are not likely to hold a

@@ -44,8 +44,12 @@ type Plan struct {
 	LastFinish *wal.Finish `json:"last_finish,omitempty"`
 	// SpoolOnly is the WAL of this plan that the archive does not hold.
 	SpoolOnly []SpoolPiece `json:"spool_only,omitempty"`
+	// Changes is what replay needs beyond the backup: directories of tablespaces,
+	// and settings.
+	Changes wal.Changes `json:"changes,omitzero"`
 	// HoleBehind says that one of the segments behind the last one, about as
-	// many as an index covers, is missing while later ones exist. PostgreSQL reads ahead and may ask for it.
+	// many as an index covers, is missing while later ones exist. PostgreSQL
+	// reads ahead and may ask for it.
 	HoleBehind bool     `json:"hole_behind,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
 }
@@ -148,6 +152,9 @@ func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
 	}
 	p.WAL = r.ranges(r.ids[:used])
 	p.SpoolOnly = r.spoolOnly(r.ids[:used], s.need)
+	if p.Changes, wants = r.changes(s.end); wants != nil {
+		return nil, wants, nil
+	}
 	p.Warnings, wants = r.warnings(t, s, used)
 	if wants != nil {
 		return nil, wants, nil

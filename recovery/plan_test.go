@@ -113,7 +113,7 @@ func showPlan(p *Plan, asked []Want, err error) string {
 			fmt.Fprintln(&b, "warning:", text)
 		}
 	}
-	var n [WantFirst + 1]int
+	var n [WantChanges + 1]int
 	for _, want := range asked {
 		n[want.Kind]++
 	}

@@ -167,6 +167,9 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	if err := r.owner.mayRead(cfg.Identity); err != nil {
 		return nil, hint.With(err, "give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", r.owner.UID, hint.Quote(cfg.Identity), hint.Quote(filepath.Dir(cfg.Dir)))
 	}
+	if err := r.checkTablespaces(); err != nil {
+		return nil, err
+	}
 	if _, err := mergeAutoConf("", "", p.SettingsIn(cfg)); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,8 @@ func (g *gatherer) settle(ctx context.Context, w Want) error {
 	switch w.Kind {
 	case WantRecordAt:
 		return g.answerRecordAt(ctx, w)
+	case WantChanges:
+		return g.answerChanges(ctx, w)
 	case WantFirst:
 		return g.answerFirst(ctx, w)
 	case WantSummary, WantPoints:

@@ -111,7 +111,7 @@ func (s Source) gather(ctx context.Context) (*gatherer, error) {
 			Identity: s.Archive.Identity().Identity, Span: archive.IndexSpan,
 			Histories: map[wal.Timeline]segment.History{}, Unknown: map[wal.Timeline]string{},
 			Segments: map[segment.ID]Segment{}, Listed: map[segment.ID]bool{}, End: map[wal.Timeline]uint64{},
-			Summaries: map[segment.ID]wal.Summary{}, Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{}, First: map[Want]uint64{},
+			Summaries: map[segment.ID]wal.Summary{}, Points: map[segment.ID]wal.Points{}, RecordAt: map[Want]Span{}, First: map[Want]uint64{}, Changes: map[Want]wal.Changes{},
 		},
 		spooled: map[segment.ID]segment.Sealed{}, headers: map[segment.ID]*archive.Header{}, carries: map[segment.ID]*wal.Carry{},
 		blocks: map[segment.ID]wal.Summary{}, noted: map[string][]archive.RestorePoint{},

@@ -168,6 +168,8 @@ func (w *world) answer(wants []Want) {
 			w.facts.End[want.Timeline] = want.From
 		case WantFirst:
 			w.facts.First[want] = w.first(want)
+		case WantChanges:
+			w.facts.Changes[want] = wal.Changes{}
 		case WantPoints:
 			w.facts.Points[want.Segment] = w.points(want.Segment)
 		case WantRecordAt:
@@ -203,7 +205,7 @@ func (w *world) remember() {
 // forget takes back all answers, and what is known of backups but their names.
 func (w *world) forget() {
 	w.facts.Summaries, w.facts.Points = map[segment.ID]wal.Summary{}, map[segment.ID]wal.Points{}
-	w.facts.RecordAt, w.facts.First = map[Want]Span{}, map[Want]uint64{}
+	w.facts.RecordAt, w.facts.First, w.facts.Changes = map[Want]Span{}, map[Want]uint64{}, map[Want]wal.Changes{}
 	w.facts.Listed, w.facts.End = map[segment.ID]bool{}, map[wal.Timeline]uint64{}
 	if w.backups == nil {
 		w.backups = map[string]backup.Commit{}

@@ -74,6 +74,9 @@ func writesRows(table *term.Table, p *recovery.Plan, conf recovery.RestoreConfig
 	if n := len(p.SpoolOnly); n > 0 && conf.Standby == nil {
 		table.Row("", term.Count(n, "segment")+" that only the spool holds, to "+recovery.SideDir(conf.Dir))
 	}
+	for _, t := range p.Changes.Tablespaces {
+		table.Row("", "replay makes a tablespace in "+t.Path)
+	}
 	n := 0
 	for _, s := range settings {
 		if s.Value != "" && (s.Name == "restore_command" || strings.HasPrefix(s.Name, "recovery_target") || strings.HasPrefix(s.Name, "primary_")) {

@@ -1,0 +1,110 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/wal"
+)
+
+// answerChanges collects the changes on the way to an LSN. A header tells of
+// those before it, so it reads back to the first one, mostly the first of all.
+func (g *gatherer) answerChanges(ctx context.Context, w Want) error {
+	size := uint64(g.facts.Identity.SegmentSize)
+	h, _ := g.facts.history(w.Timeline)
+	var all wal.Changes
+	for no := uint64(w.LSN-1) / size; ; no-- {
+		id := h.SegmentAt(wal.LSN(no*size), g.facts.Identity.SegmentSize)
+		if err := g.settle(ctx, Want{Kind: WantSummary, Segment: id}); err != nil {
+			return err
+		}
+		all = g.facts.Summaries[id].Newest(all, math.MaxInt)
+		if header := g.headers[id]; header != nil {
+			all = header.Earlier.Newest(all, math.MaxInt)
+			no = min(no, uint64(header.RunningMaxSince)/size)
+		}
+		if no <= w.From {
+			g.facts.Changes[w] = all
+			return nil
+		}
+	}
+}
+
+// changes are those that a recovery to end replays.
+func (r *route) changes(end wal.LSN) (c wal.Changes, wants []Want) {
+	want := Want{Kind: WantChanges, Timeline: r.history.Timeline, From: r.first, LSN: end}
+	all, ok := r.facts.Changes[want]
+	if !ok {
+		return c, []Want{want}
+	}
+	for _, t := range all.Tablespaces {
+		if t.LSN >= r.backup.StartLSN && t.LSN < end && t.Path != "" {
+			c.Tablespaces = append(c.Tablespaces, t)
+		}
+	}
+	for _, s := range all.Settings {
+		if s.LSN >= r.backup.StartLSN && s.LSN < end {
+			c.Settings = append(c.Settings, s)
+		}
+	}
+	return c, nil
+}
+
+// checkTablespaces looks after the directories that replay will need because a
+// tablespace is created on the way, at the path that it had on the primary.
+func (r *restore) checkTablespaces() error {
+	uid := os.Geteuid()
+	if r.owner != nil {
+		uid = r.owner.UID
+	}
+	for _, t := range r.Changes.Tablespaces {
+		what := fmt.Sprintf("the WAL creates a tablespace in %s at %s", t.Path, t.LSN)
+		var st unix.Stat_t
+		if err := unix.Stat(t.Path, &st); err != nil {
+			return hint.With(fmt.Errorf("%s: %w", what, err), "make the directory: install -d -m 700 -o %d %s", uid, hint.Quote(t.Path))
+		}
+		used, err := filepath.Glob(filepath.Join(t.Path, "PG_*"))
+		switch {
+		case err != nil:
+			return err
+		case len(used) > 0:
+			return hint.Errorf(fmt.Sprintf("restore on another machine, or to a target before it: --target-lsn %s --target-exclusive", t.LSN),
+				"%s, and that is in use by another server: it holds %s", what, filepath.Base(used[0]))
+		case int(st.Uid) != uid:
+			return hint.Errorf("chown "+strconv.Itoa(uid)+" "+hint.Quote(t.Path), "%s, which must belong to who runs PostgreSQL", what)
+		}
+	}
+	return nil
+}
+
+// raised are the settings that replay needs larger than they were when the
+// backup was taken.
+func (p *Plan) raised(c control) (list []Setting) {
+	for _, s := range []struct {
+		name string
+		had  int32
+		of   func(wal.ParameterChange) int32
+	}{
+		{"max_connections", c.maxConnections, func(p wal.ParameterChange) int32 { return p.MaxConnections }},
+		{"max_worker_processes", c.maxWorkerProcesses, func(p wal.ParameterChange) int32 { return p.MaxWorkerProcesses }},
+		{"max_wal_senders", c.maxWALSenders, func(p wal.ParameterChange) int32 { return p.MaxWALSenders }},
+		{"max_prepared_transactions", c.maxPreparedXacts, func(p wal.ParameterChange) int32 { return p.MaxPreparedTransactions }},
+		{"max_locks_per_transaction", c.maxLocksPerXact, func(p wal.ParameterChange) int32 { return p.MaxLocksPerTransaction }},
+	} {
+		most := s.had
+		for _, change := range p.Changes.Settings {
+			most = max(most, s.of(change))
+		}
+		if most > s.had {
+			list = append(list, Setting{s.name, strconv.Itoa(int(most))})
+		}
+	}
+	return list
+}
