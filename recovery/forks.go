@@ -21,6 +21,9 @@ func (r *restore) keepForks(ctx context.Context) error {
 		Open:  func(context.Context) (*archive.Archive, error) { return r.cfg.Source.Archive, nil },
 		Spool: r.side, RetryFor: -1, Log: r.cfg.Log,
 	}
+	if r.cfg.Standby != nil {
+		cfg.Spool = r.cfg.Source.Spool // nothing of it was copied
+	}
 	for i, before := range r.WAL {
 		if before.Switch%wal.LSN(size) == 0 { // the last range, or nothing is shared
 			continue

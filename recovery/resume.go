@@ -166,7 +166,7 @@ func (r *restore) removeBut(keep map[string]bool, m *backup.Manifest) error {
 				return err
 			}
 			listed := pl.listed(name)
-			if !made[listed] {
+			if !made[listed] && !strings.HasPrefix(listed, "pg_wal/") { // see keepForks
 				return fmt.Errorf("%s %w", filepath.Join(pl.path, name), errNotOurs)
 			}
 			if !keep[listed] {
