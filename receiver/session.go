@@ -157,9 +157,9 @@ func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) error {
 // are ended here too, until one is left that has more.
 func (r *Receiver) choose(ctx context.Context, conn *pg.Conn, h segment.History, sys pg.System) (step, error) {
 	have, held := r.sink.Resume()
-	back := held && r.refill.Timeline == have.Timeline && r.refill.LSN < have.LSN
+	back := r.refill.LSN != 0 && (!held || r.refill.Timeline == have.Timeline && r.refill.LSN < have.LSN)
 	if back {
-		have = r.refill
+		have, held = r.refill, true // all behind it may be archived by now
 	}
 	if !held {
 		var err error

@@ -15,19 +15,23 @@ import (
 // is streamed again. With ack: archive nothing is confirmed meanwhile: the
 // uploader goes by what the spool has.
 func (d *daemon) fillHoles(ctx context.Context) error {
-	var told wal.LSN
+	const patience = 10 * time.Second // until a hole is asked for again
+	var (
+		asked segment.Position
+		when  time.Time
+	)
 	for {
 		var again <-chan time.Time
 		if !d.whole() {
 			again = time.After(time.Second)
 			slot := d.recv.HoldSlot().Status()
 			if slot.Looked.IsZero() && slot.Failure == nil { // no server yet
-				again = time.After(50 * time.Millisecond)
+				again = time.After(100 * time.Millisecond)
 			} else if hole, next, err := d.findHole(ctx, slot.RestartLSN); err != nil && ctx.Err() == nil {
-				d.log.Warn().Err(err).Msg("whether archive and spool have a hole is not known yet")
-			} else if next != 0 {
-				d.refill(hole, next, hole.LSN != told)
-				told = hole.LSN
+				d.log.Debug().Err(err).Msg("looking for holes")
+			} else if next != 0 && (hole != asked || time.Since(when) > patience) {
+				d.refill(hole, next)
+				asked, when = hole, time.Now()
 			}
 		}
 		select {
@@ -76,11 +80,10 @@ func (d *daemon) findHole(ctx context.Context, slot wal.LSN) (hole segment.Posit
 }
 
 // refill has a hole streamed again, if the spool can take it.
-func (d *daemon) refill(hole segment.Position, next wal.LSN, news bool) {
-	have, _ := d.spool.Resume()
-	if hole.Timeline == have.Timeline {
+func (d *daemon) refill(hole segment.Position, next wal.LSN) {
+	if have, _ := d.spool.Resume(); hole.Timeline == have.Timeline {
 		d.recv.Refill(hole)
-	} else if news {
+	} else {
 		spool := hint.Quote(d.conf.SpoolDir)
 		err := hint.Errorf("stop the receiver and start it with an empty spool, it streams again what the slot keeps: mv "+spool+" "+spool+".old",
 			"neither archive nor spool has the WAL of timeline %s from %s to %s", hole.Timeline, hole.LSN, next)

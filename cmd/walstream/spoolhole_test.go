@@ -30,7 +30,7 @@ func TestSegmentTakenFromSpool(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 			w.env = append(w.env, "WALSTREAM_ACK="+c.ack)
-			ws, r := w.takeFromSpool(c.running, c.take)
+			ws, r := w.takeFromSpool(c.running, c.take, func() {})
 			if c.ack == "archive" {
 				w.onlyArchive(r)
 				ws.stop()
@@ -43,8 +43,9 @@ func TestSegmentTakenFromSpool(t *testing.T) {
 	}
 }
 
-// takeFromSpool deletes files and returns when more has been acknowledged.
-func (w *world) takeFromSpool(running bool, take []int) (*writers, *receiving) {
+// takeFromSpool deletes files, lets something happen, and returns when more has
+// been acknowledged.
+func (w *world) takeFromSpool(running bool, take []int, meanwhile func()) (*writers, *receiving) {
 	t := w.t
 	t.Helper()
 	r := w.receive("--create-slot")
@@ -68,10 +69,11 @@ func (w *world) takeFromSpool(running bool, take []int) (*writers, *receiving) {
 			t.Fatal(err)
 		}
 	}
+	meanwhile()
 	before := ws.count()
 	move(t, w.archive+".away", w.archive)
 	if !running {
-		r = w.launch()
+		r = w.launch("--create-slot")
 	}
 	ws.atLeast(t, before+20-ws.count())
 	return ws, r
@@ -98,4 +100,24 @@ func (w *world) wantNoHole(ws *writers, r *receiving) {
 		out := w.primary.Psql(w.t, "SELECT restart_lsn >= '"+at+"', restart_lsn FROM pg_replication_slots")
 		return strings.HasPrefix(out, "t"), out + r.output()
 	})
+}
+
+// The server lacks what was deleted: it becomes a gap, and nobody has to help.
+func TestTakenFromSpoolAndGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, forgetful)
+	ws, r := w.takeFromSpool(false, []int{2}, func() {
+		w.waitFor("")
+		w.forget()
+	})
+	w.synchronous(r)
+	testkit.Wait(t, "a backup behind both gaps", func() (bool, string) {
+		v, _ := w.statusView() // the first one is what the server has removed since
+		return len(v.Gaps) == 2 && v.Gaps[0].Closed && v.Gaps[1].Closed, strings.Join(v.Problems, "\n") + r.output()
+	})
+	ws.atLeast(t, 20)
+	w.archived()
+	ws.stop()
+	w.crash()
+	w.rescue("restored", ws)
 }
