@@ -118,8 +118,8 @@ func (b *busy) harm(t *testing.T, rng *rand.Rand, archive string, plan *printed)
 		testkit.Own(t, path)
 	}
 	body, err := os.ReadFile(filepath.Join(archive, name))
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(body) == 0 {
+		t.Fatalf("%s has %d bytes: %v", name, len(body), err)
 	}
 	switch rng.IntN(4) {
 	case 0:
@@ -161,10 +161,10 @@ func oneOf[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))]
 func objects(t *testing.T, archive string) (names []string) {
 	t.Helper()
 	err := filepath.WalkDir(archive, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Name() == ".tmp" { // what a killed receiver was writing
+		if err == nil && d.Name() == ".tmp" { // no objects
 			return fs.SkipDir
 		}
-		if err == nil && !d.IsDir() {
+		if err == nil && !d.IsDir() && !strings.HasPrefix(d.Name(), ".") {
 			names = append(names, strings.TrimPrefix(path, archive+"/"))
 		}
 		return err
