@@ -64,13 +64,13 @@ type S3 struct {
 }
 
 // A bucket's name, also of the older and of the compatible kinds.
-var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
+var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]+$`)
 
 // OpenS3 opens the store at a URL like s3://bucket/prefix. It asks the network
 // for nothing but credentials.
 func OpenS3(ctx context.Context, location string, cfg S3Config) (*S3, error) {
 	u, err := url.Parse(location)
-	if err != nil || u.Scheme != "s3" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !bucketName.MatchString(u.Host) {
+	if err != nil || u.Scheme != "s3" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !bucketName.MatchString(u.Host) || len(u.Host) > 255 {
 		return nil, hint.Errorf("write it like s3://bucket/prefix, and how the store is reached under s3: in the configuration", "archive %q is no location in S3", location)
 	}
 	s := &S3{location: strings.TrimRight(location, "/"), bucket: u.Host, prefix: strings.Trim(u.Path, "/"), cfg: cfg}

@@ -43,10 +43,10 @@ func (s SlotState) Moved(size segment.Size) bool {
 	return s.RestartLSN != 0 && size.Offset(s.RestartLSN) == 0
 }
 
-var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+var slotName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
 func checkSlotName(name string) error {
-	if !slotName.MatchString(name) {
+	if !slotName.MatchString(name) || len(name) > 63 {
 		return hint.Errorf("--slot walstream", "slot name %q: PostgreSQL takes 1 to 63 of a-z, 0-9 and _", name)
 	}
 	return nil

@@ -267,10 +267,10 @@ func setPath(dst *string, s string) error {
 }
 
 // PostgreSQL's ReplicationSlotValidateName, and NAMEDATALEN.
-var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+var slotName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
 func setSlot(dst *string, s string) error {
-	if !slotName.MatchString(s) {
+	if !slotName.MatchString(s) || len(s) > 63 {
 		return fmt.Errorf("%q is no slot name: 1 to 63 lower-case letters, digits and underscores", s)
 	}
 	*dst = s
