@@ -108,6 +108,8 @@ func (c *crashes) streaming() {
 		switch name {
 		case crashpoint.SpoolPinned, crashpoint.SlotReserved, crashpoint.UploadHistoryPut:
 			continue // not now
+		case crashpoint.StateSwapped:
+			n = 1 // it is passed once a minute
 		case crashpoint.SpoolWritten, crashpoint.SpoolSynced, crashpoint.AckSent:
 			n = 1 + rand.IntN(50)
 		case crashpoint.StoreConfirmed:

@@ -55,6 +55,7 @@ func newCrashes(t *testing.T, count *killCount) *crashes {
 		t.Fatal(err)
 	}
 	c.points = filepath.Join(c.dir, "points")
+	c.env = append(c.env, "WALSTREAM_TAIL_INTERVAL=100ms") // the flood fills a segment in half a second
 	return c
 }
 
@@ -62,7 +63,7 @@ func newCrashes(t *testing.T, count *killCount) *crashes {
 // or, without a name, only writes down what it passes.
 func (c *crashes) told(name crashpoint.Name, n int) *world {
 	w := *c.world
-	w.env = []string{"WALSTREAM_CRASH_LOG=" + c.points}
+	w.env = append(slices.Clone(c.env), "WALSTREAM_CRASH_LOG="+c.points)
 	if name != "" {
 		w.env = append(w.env, fmt.Sprintf("WALSTREAM_CRASH_AT=%s:%d", name, n))
 	}
