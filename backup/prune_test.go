@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 // their age says.
 type agedStore struct {
 	archive.Store
+	mu       sync.Mutex
 	age      map[string]time.Duration // by the beginning of names
 	deletes  int                      // that still succeed, when it is not negative
 	listFail string                   // beginning of a prefix
@@ -45,10 +47,13 @@ func (s *agedStore) List(ctx context.Context, prefix, after string) iter.Seq2[ar
 }
 
 func (s *agedStore) Delete(ctx context.Context, name string) error {
-	if s.deletes == 0 {
+	s.mu.Lock()
+	left := s.deletes
+	s.deletes = max(left-1, min(left, 0)) // negative is for ever
+	s.mu.Unlock()
+	if left == 0 {
 		return errors.New("no answer")
 	}
-	s.deletes--
 	return s.Store.Delete(ctx, name)
 }
 
