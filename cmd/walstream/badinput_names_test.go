@@ -31,9 +31,12 @@ func TestOddNames(t *testing.T) {
 		t.Errorf("highest row is %s, want %s", got, row)
 	}
 	c.Stop(2)
+	testkit.Wait(t, "the prefetching server's end", func() (bool, string) {
+		return !exists(filepath.Join(at, "restored", "pg_wal", "walstream.prefetch")), "its directory is there"
+	})
 	before := snapshot(t, at)
 	broken := filepath.Join(at, "with a\nline break")
-	if _, errs, code := w.run("restore", broken); code != 1 || !strings.Contains(errs, "it has a line break") {
+	if _, errs, code := w.run("restore", broken); code != 1 || !strings.Contains(errs, "what has a line break cannot stand in postgresql.conf") {
 		t.Errorf("exit code %d\n%s", code, errs)
 	}
 	if changed := changes(before, snapshot(t, at)); len(changed) > 0 {
