@@ -161,9 +161,9 @@ func (c *crashes) walGets() {
 // same restore goes on where the one before was killed, even if that happens
 // at the next point again. What the last one made is left to go on with.
 //
-// A power cut leaves no more than a kill: restore fsyncs each file when it is
-// written and then every directory, before it gives pg_control its name, which
-// is one rename. So a directory with that name has all else, whatever a cut
+// A power cut leaves no more than a kill: restore fsyncs the files of each part
+// when that is laid down and then every directory, before it gives pg_control its
+// name, which is one rename. So a directory with that name has all else, whatever a cut
 // took, and PostgreSQL does not start without it. The marker is durable before
 // the first directory is made, and removed only when the name is durable. What
 // an unfinished restore has laid down is read again before it is kept.
