@@ -76,7 +76,7 @@ func (r *restore) checkTablespaces() error {
 			return err
 		case len(used) > 0:
 			return hint.Errorf(fmt.Sprintf("restore on another machine, or to a target before it: --target-lsn %s --target-exclusive", t.LSN),
-				"%s, and that is in use by another server: it holds %s", what, filepath.Base(used[0]))
+				"%s, and that holds %s, of another server or of a clone that is gone", what, filepath.Base(used[0]))
 		case int(st.Uid) != uid:
 			return hint.Errorf("chown "+strconv.Itoa(uid)+" "+hint.Quote(t.Path), "%s, which must belong to who runs PostgreSQL", what)
 		}
