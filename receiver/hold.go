@@ -40,6 +40,8 @@ type HoldSlot struct {
 	durable func() segment.Position
 	busy    time.Time // since when another connection uses the slot
 
+	making sync.Mutex // held while the slot is made anew, before mu
+
 	mu      sync.Mutex
 	slot    Slot            // of the server that is followed
 	history segment.History // of the server's timeline
@@ -218,12 +220,13 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	h.mu.Lock()
 	h.status.SyncStates = states
 	h.mu.Unlock()
+	remade := h.Status().Recreated
 	st, err := h.access.read(ctx)
 	if err != nil {
 		return err
 	}
 	if !st.Holds() && !h.streams {
-		if st, err = h.recreate(ctx, st); err != nil {
+		if st, err = h.recreate(ctx, st, remade); err != nil {
 			return err
 		}
 	}
@@ -250,7 +253,7 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	to, err = h.access.advance(ctx, segment.Position{Timeline: at.Timeline, LSN: to})
 	if errors.Is(err, errInvalidated) {
 		st.WALStatus = "lost"
-		if st, err = h.recreate(ctx, st); err == nil {
+		if st, err = h.recreate(ctx, st, remade); err == nil {
 			h.note(st)
 		}
 		return err
@@ -312,26 +315,38 @@ func (h *HoldSlot) keptOn(tli wal.Timeline) wal.LSN {
 	return h.kept.LSN
 }
 
-// recreate makes a slot that holds nothing anew.
-func (h *HoldSlot) recreate(ctx context.Context, was SlotState) (SlotState, error) {
-	h.log.Error().Bool("exists", was.Exists).Str("wal_status", was.WALStatus).
-		Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
+// recreate makes a slot that holds nothing anew. It was seen so when the slot
+// had been remade that often.
+func (h *HoldSlot) recreate(ctx context.Context, was SlotState, remade int) (SlotState, error) {
 	conn, err := h.walsender(ctx)
 	if err != nil {
 		return was, err
 	}
 	defer conn.Done()
-	if err := h.at.slot.reserve(ctx, conn, was); err != nil {
+	if err := h.remake(ctx, conn, h.at.slot, was, remade); err != nil {
 		return was, err
 	}
-	h.recreated()
 	return h.at.slot.read(ctx, conn)
 }
 
-func (h *HoldSlot) recreated() {
+// remake is called by Run and by the stream that connects again, which may both
+// have seen the lost slot: the second must not drop what the first has made,
+// because a slot made later may keep less.
+func (h *HoldSlot) remake(ctx context.Context, conn *pg.Conn, slot Slot, was SlotState, remade int) error {
+	h.making.Lock()
+	defer h.making.Unlock()
+	if h.Status().Recreated != remade {
+		return nil
+	}
+	h.log.Error().Bool("exists", was.Exists).Str("wal_status", was.WALStatus).
+		Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
+	if err := slot.reserve(ctx, conn, was); err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.status.Recreated++
+	return nil
 }
 
 // connect opens the way to the slot: SQL if the server lets us, otherwise the

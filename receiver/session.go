@@ -138,13 +138,10 @@ func (r *Receiver) keepSlot(ctx context.Context, srv *pg.Server) error {
 	if r.cfg.StreamSlot {
 		look = slot.Show // which sees more
 	}
+	remade := r.hold.Status().Recreated
 	st, err := look(ctx)
 	if err == nil && !st.Holds() {
-		r.cfg.Log.Error().Str("slot", slot.Name).Bool("exists", st.Exists).Str("wal_status", st.WALStatus).
-			Msg("the slot holds no WAL, making it anew: what is not archived yet may be gone from the server")
-		if err = slot.reserve(ctx, srv.Conn, st); err == nil {
-			r.hold.recreated()
-		}
+		err = r.hold.remake(ctx, srv.Conn, slot, st, remade)
 	}
 	if err != nil && !r.cfg.StreamSlot {
 		r.cfg.Log.Warn().Str("slot", slot.Name).Err(err).Func(hint.Log(err)).Msg("what the server keeps is not known")

@@ -229,6 +229,20 @@ func holdSlotLost(t *testing.T, major int, way string, lose func(*testing.T, *te
 	if got := c.Psql(t, "SELECT wal_status FROM pg_replication_slots"); got != "reserved" {
 		t.Errorf("the new slot is %s", got)
 	}
+	// The stream, connecting again, may have seen the lost slot at the same
+	// time and come second.
+	conn, err := pg.ConnectReplication(ctx, cfg.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Done()
+	seen := SlotState{Name: cfg.Slot, Exists: true, WALStatus: "lost"}
+	if err := g.HoldSlot().remake(ctx, conn, Slot{cfg.Options, cfg.Slot}, seen, 0); err != nil {
+		t.Error(err)
+	}
+	if n := g.HoldSlot().Status().Recreated; n != 1 {
+		t.Errorf("the slot was made anew %d times", n)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
