@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/internal/crashpoint"
-	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // TestCrashPoints cuts the power at each point on the way from the stream into
@@ -17,10 +17,10 @@ func TestCrashPoints(t *testing.T) {
 	type cut struct {
 		at   crashpoint.Name
 		owed *promises
-		disk *fsx.Mem
+		disk *memfs.FS
 	}
 	var cuts []cut
-	s, p, disk := newStory(), (&promises{}).copy(), fsx.NewMem()
+	s, p, disk := newStory(), (&promises{}).copy(), memfs.New()
 	seen := map[crashpoint.Name]int{}
 	crashpoint.Watch(func(at crashpoint.Name) {
 		owed := p.copy() // before the clone: what is promised later is not owed

@@ -16,13 +16,14 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 const crashRoot = "/srv/archive"
 
 func TestDirStoreOnMemFS(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) archive.Store {
-		return openDir(t, archive.DirConfig{Path: crashRoot, Create: true, FS: fsx.NewMem()})
+		return openDir(t, archive.DirConfig{Path: crashRoot, Create: true, FS: memfs.New()})
 	})
 }
 
@@ -114,7 +115,7 @@ func checkCrash(fsys fsx.FS, stored map[string]bool) error {
 }
 
 // killAt runs on fsys and dies before operation n.
-func killAt(n int, mem *fsx.Mem, fsys fsx.FS, stored map[string]bool) (dead bool) {
+func killAt(n int, mem *memfs.FS, fsys fsx.FS, stored map[string]bool) (dead bool) {
 	ops := 0
 	mem.OnOp = func(fsx.Op) error {
 		if ops++; ops > n {
@@ -140,7 +141,7 @@ type killed struct{}
 // lost, and with a random part of it kept.
 func crashEverywhere(wrap func(fsx.FS) fsx.FS) error {
 	for n, dead := 0, true; dead; n++ {
-		mem, stored := fsx.NewMem(), map[string]bool{}
+		mem, stored := memfs.New(), map[string]bool{}
 		dead = killAt(n, mem, wrap(mem), stored)
 		if err := checkCrash(mem.CrashClone(), stored); err != nil {
 			return fmt.Errorf("power cut before operation %d: %w", n, err)
@@ -164,7 +165,7 @@ func TestDirPowerCut(t *testing.T) {
 // power is cut. What the first left unsynced is the second's to make durable.
 func TestDirKillThenPowerCut(t *testing.T) {
 	for n, dead := 0, true; dead; n++ {
-		mem, stored := fsx.NewMem(), map[string]bool{}
+		mem, stored := memfs.New(), map[string]bool{}
 		dead = killAt(n, mem, mem, stored)
 		if err := crashRun(mem, stored); err != nil {
 			t.Fatalf("after a kill before operation %d: %v", n, err)
@@ -179,7 +180,7 @@ func TestDirKillThenPowerCut(t *testing.T) {
 func TestDirFaultThenPowerCut(t *testing.T) {
 	for _, fault := range []error{unix.EIO, unix.ENOSPC} {
 		for n, hit := 0, true; hit; n++ {
-			mem, stored, ops := fsx.NewMem(), map[string]bool{}, 0
+			mem, stored, ops := memfs.New(), map[string]bool{}, 0
 			mem.OnOp = func(fsx.Op) error {
 				if ops++; ops == n+1 {
 					return fault

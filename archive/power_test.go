@@ -12,6 +12,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -272,7 +273,7 @@ func (w *writerAt) WriteAt(p []byte, off int64) (int, error) {
 func powerCuts(wrap func(fsx.FS) fsx.FS) (cuts int, err error) {
 	s := newStory()
 	p := (&promises{}).copy()
-	mem := fsx.NewMem()
+	mem := memfs.New()
 	var (
 		mu     sync.Mutex
 		last   fsx.OpKind

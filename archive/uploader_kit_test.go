@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -61,7 +61,7 @@ func (f *faulty) Delete(ctx context.Context, name string) error {
 // upload is a spool, an archive and an uploader between them.
 type upload struct {
 	t       *testing.T
-	disk    *fsx.Mem
+	disk    *memfs.FS
 	spool   *segment.Spool
 	store   *faulty
 	a       *archive.Archive
@@ -71,7 +71,7 @@ type upload struct {
 
 func newUpload(t *testing.T) *upload {
 	t.Helper()
-	disk := fsx.NewMem()
+	disk := memfs.New()
 	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: disk, Identity: testCluster})
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // stride is how many operations the tests go on between two power cuts. The
@@ -21,9 +22,9 @@ const stride = 1 + 6*raceDetector
 // operations. On what then is left, and has survived, every acknowledged byte
 // must be found, and a new process must be able to finish the work. It returns
 // the first thing that is wrong, and the number of cuts.
-func powerCuts(wrap func(fsx.FS) fsx.FS, crash func(m *fsx.Mem, op int) *fsx.Mem) (ops int, err error) {
+func powerCuts(wrap func(fsx.FS) fsx.FS, crash func(m *memfs.FS, op int) *memfs.FS) (ops int, err error) {
 	w := newWorld()
-	disk := fsx.NewMem()
+	disk := memfs.New()
 	offset := rand.IntN(stride)
 	disk.OnOp = func(op fsx.Op) error {
 		if ops++; err == nil && ops%stride == offset {
@@ -43,7 +44,7 @@ func powerCuts(wrap func(fsx.FS) fsx.FS, crash func(m *fsx.Mem, op int) *fsx.Mem
 	return ops, err
 }
 
-func survive(w *world, disk *fsx.Mem) error {
+func survive(w *world, disk *memfs.FS) error {
 	if err := w.check(disk); err != nil {
 		return err
 	}
@@ -55,16 +56,16 @@ func survive(w *world, disk *fsx.Mem) error {
 
 func plain(f fsx.FS) fsx.FS { return f }
 
-func strict(m *fsx.Mem, _ int) *fsx.Mem { return m.CrashClone() }
+func strict(m *memfs.FS, _ int) *memfs.FS { return m.CrashClone() }
 
-func keeping(seed uint64) func(*fsx.Mem, int) *fsx.Mem {
-	return func(m *fsx.Mem, op int) *fsx.Mem {
+func keeping(seed uint64) func(*memfs.FS, int) *memfs.FS {
+	return func(m *memfs.FS, op int) *memfs.FS {
 		return m.CrashCloneKeeping(rand.New(rand.NewPCG(seed, uint64(op))))
 	}
 }
 
 // losses are what a power cut can do to a disk.
-var losses = map[string]func(m *fsx.Mem, op int) *fsx.Mem{
+var losses = map[string]func(m *memfs.FS, op int) *memfs.FS{
 	"only what was synced survives": strict,
 	"unsynced parts survive":        keeping(1),
 	"other unsynced parts survive":  keeping(2),
@@ -91,7 +92,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 func TestErrorAnywhere(t *testing.T) {
 	t.Parallel()
 	total := 0
-	disk := fsx.NewMem()
+	disk := memfs.New()
 	disk.OnOp = func(fsx.Op) error { total++; return nil }
 	if err := newWorld().run(disk); err != nil {
 		t.Fatal(err)
@@ -106,7 +107,7 @@ func TestErrorAnywhere(t *testing.T) {
 
 func failAt(failing int, injected error) error {
 	w := newWorld()
-	disk := fsx.NewMem()
+	disk := memfs.New()
 	ops := 0
 	var failed fsx.Op
 	disk.OnOp = func(op fsx.Op) error {
@@ -141,7 +142,7 @@ func TestKillAnywhere(t *testing.T) {
 	t.Parallel()
 	for op, done := 1+rand.IntN(stride), false; !done; op += stride {
 		w := newWorld()
-		disk := fsx.NewMem()
+		disk := memfs.New()
 		ops := 0
 		disk.OnOp = func(fsx.Op) error {
 			if ops++; ops == op {
@@ -166,7 +167,7 @@ func TestKillAnywhere(t *testing.T) {
 var errKilled = errors.New("killed")
 
 // killed runs until it is done or killed.
-func (w *world) killed(disk *fsx.Mem) (done bool, err error) {
+func (w *world) killed(disk *memfs.FS) (done bool, err error) {
 	defer func() {
 		p := recover()
 		if cause, ok := p.(error); p != nil && (!ok || !errors.Is(cause, errKilled)) {

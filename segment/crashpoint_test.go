@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/internal/crashpoint"
-	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // cut is what a power cut at a crash point leaves: the disk, and the world as
@@ -15,11 +15,11 @@ import (
 type cut struct {
 	at    crashpoint.Name
 	world *world
-	disk  *fsx.Mem
+	disk  *memfs.FS
 }
 
 // cuts runs w and returns what a power cut at each point would have left.
-func cuts(w *world, disk *fsx.Mem, crash func(*fsx.Mem, int) *fsx.Mem) (all []cut, err error) {
+func cuts(w *world, disk *memfs.FS, crash func(*memfs.FS, int) *memfs.FS) (all []cut, err error) {
 	crashpoint.Watch(func(at crashpoint.Name) {
 		all = append(all, cut{at, w.snapshot(), crash(disk, len(all))})
 	})
@@ -45,7 +45,7 @@ func firstOfEach(all []cut) (firsts []cut, seen map[crashpoint.Name]int) {
 func TestCrashPoints(t *testing.T) {
 	for name, crash := range losses {
 		t.Run(name, func(t *testing.T) {
-			first, err := cuts(newWorld(), fsx.NewMem(), crash)
+			first, err := cuts(newWorld(), memfs.New(), crash)
 			if err != nil {
 				t.Fatal(err)
 			}

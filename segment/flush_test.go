@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -15,7 +16,7 @@ import (
 // Every fdatasync of received WAL is told, once, with what it took, and nothing
 // else is: not a Sync that finds nothing to do, not one that fails.
 func TestOnFlush(t *testing.T) {
-	mem := fsx.NewMem()
+	mem := memfs.New()
 	var synced, failing int
 	mem.OnOp = func(op fsx.Op) error {
 		if op.Kind == fsx.OpDatasync {

@@ -11,7 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -20,7 +20,7 @@ import (
 // where the receiver stands, what was acknowledged and what is archived.
 type model struct {
 	w    *world
-	disk *fsx.Mem
+	disk *memfs.FS
 	s    *segment.Spool
 	tli  wal.Timeline
 	next wal.LSN // where the stream goes on; zero before Begin
@@ -102,7 +102,7 @@ func (m *model) lose(t *rapid.T) {
 func TestModel(t *testing.T) {
 	fewerChecks(t)
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{w: newWorld(), disk: fsx.NewMem(), tli: 1}
+		m := &model{w: newWorld(), disk: memfs.New(), tli: 1}
 		m.open(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"append":   m.append,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -58,7 +59,7 @@ func TestOpenSaysWhatToDo(t *testing.T) {
 		t.Errorf("on a file: %v", err)
 	}
 	for _, cause := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EACCES} {
-		disk := fsx.NewMem()
+		disk := memfs.New()
 		disk.OnOp = func(op fsx.Op) error {
 			if op.Kind == fsx.OpWrite {
 				return cause

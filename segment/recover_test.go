@@ -9,12 +9,13 @@ import (
 
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
 // put makes a file in the spool's directory, durably.
-func put(t *testing.T, disk *fsx.Mem, name string, body []byte) {
+func put(t *testing.T, disk *memfs.FS, name string, body []byte) {
 	t.Helper()
 	if err := fsx.WriteFile(disk, spoolDir+"/"+name, body, 0o600); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -20,7 +21,7 @@ import (
 // up waiting with its context. A spool in which nothing waits is never full.
 func TestRoom(t *testing.T) {
 	w := newWorld()
-	s, err := segment.OpenSpool(segment.SpoolConfig{Dir: spoolDir, FS: fsx.NewMem(), Identity: identity, MaxSize: 2 << 20})
+	s, err := segment.OpenSpool(segment.SpoolConfig{Dir: spoolDir, FS: memfs.New(), Identity: identity, MaxSize: 2 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestRoom(t *testing.T) {
 }
 
 // fullDisk is a disk without room while it is set.
-func fullDisk(disk *fsx.Mem) *atomic.Bool {
+func fullDisk(disk *memfs.FS) *atomic.Bool {
 	var full atomic.Bool
 	disk.OnOp = func(op fsx.Op) error {
 		if full.Load() && op.Kind == fsx.OpWrite {
@@ -131,7 +132,7 @@ func TestDiskFullWhileReceiving(t *testing.T) {
 	b.ok(b.w.run(b.disk))
 }
 
-func files(t *testing.T, disk *fsx.Mem) (names []string) {
+func files(t *testing.T, disk *memfs.FS) (names []string) {
 	t.Helper()
 	entries, err := disk.ReadDir(spoolDir)
 	if err != nil {

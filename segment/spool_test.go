@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -23,11 +24,11 @@ type bench struct {
 	*segment.Spool
 	t    *testing.T
 	w    *world
-	disk *fsx.Mem
+	disk *memfs.FS
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, w: newWorld(), disk: fsx.NewMem()}
+	b := &bench{t: t, w: newWorld(), disk: memfs.New()}
 	b.restart()
 	return b
 }
@@ -275,7 +276,7 @@ func TestDivergence(t *testing.T) {
 	}
 }
 
-func sameFiles(t *testing.T, a, b *fsx.Mem) {
+func sameFiles(t *testing.T, a, b *memfs.FS) {
 	t.Helper()
 	entries, err := a.ReadDir(spoolDir)
 	if err != nil {

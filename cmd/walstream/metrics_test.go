@@ -23,6 +23,7 @@ import (
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/segment"
 )
@@ -229,7 +230,7 @@ func TestHangingDiskFreezesNoAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: 1 << 20}
-	disk, hangs, release := fsx.NewMem(), make(chan struct{}), make(chan struct{})
+	disk, hangs, release := memfs.New(), make(chan struct{}), make(chan struct{})
 	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: "/spool", FS: disk, Identity: id, OnFlush: d.flushes.observe})
 	if err != nil {
 		t.Fatal(err)

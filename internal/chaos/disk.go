@@ -13,13 +13,14 @@ import (
 	"strings"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // Disk is a disk with some directories on it: what processes see there, and
-// what of it is durable, as [fsx.Mem] has it.
+// what of it is durable, as [memfs.FS] has it.
 type Disk struct {
 	roots  []string
-	mem    *fsx.Mem
+	mem    *memfs.FS
 	inodes map[uint64]fsx.File // the newest file that has the number
 	names  map[string]uint64   // of files, as processes see them
 	fail   bool                // the sync that comes next
@@ -29,7 +30,7 @@ type Disk struct {
 // which do not exist yet.
 func NewDisk(roots ...string) (*Disk, error) {
 	d := &Disk{roots: roots}
-	d.use(fsx.NewMem())
+	d.use(memfs.New())
 	for _, root := range roots {
 		if err := fsx.MkdirAll(d.mem, filepath.Dir(root), 0o755); err != nil {
 			return nil, err
@@ -40,7 +41,7 @@ func NewDisk(roots ...string) (*Disk, error) {
 
 var errSync = errors.New("this sync failed")
 
-func (d *Disk) use(mem *fsx.Mem) {
+func (d *Disk) use(mem *memfs.FS) {
 	d.mem, d.inodes, d.names = mem, map[uint64]fsx.File{}, map[string]uint64{}
 	mem.OnOp = func(op fsx.Op) error {
 		if d.fail {

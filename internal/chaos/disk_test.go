@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // tree is the files below root with their contents, and the directories.
@@ -93,7 +94,7 @@ func TestJournalEqualsModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		model := fsx.NewMem()
+		model := memfs.New()
 		if err := fsx.MkdirAll(model, filepath.Dir(root), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // reconcile changes, without a sync, what the disk does not know yet.
@@ -106,8 +107,8 @@ func (d *Disk) adopt(path string, inode uint64, found map[string]uint64) error {
 	return nil
 }
 
-// unsynced is a Mem that syncs no directory.
-type unsynced struct{ *fsx.Mem }
+// unsynced is a file system that syncs no directory.
+type unsynced struct{ *memfs.FS }
 
 func (unsynced) SyncDir(string) error { return nil }
 

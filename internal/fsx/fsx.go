@@ -1,7 +1,5 @@
 // Package fsx is the thin file layer under everything that must survive a
-// power loss: the spool and the directory store. [OS] is the real one; [Mem]
-// keeps in memory what was written apart from what was fsynced, so that a
-// test can cut the power at every step.
+// power loss: the spool and the directory store. [OS] is the real one.
 //
 // The layer adds no cleverness: no caching, no retries. After a failed fsync
 // the caller must give the file up, because the kernel may report success the

@@ -1,4 +1,4 @@
-package fsx
+package memfs
 
 import (
 	"io"
@@ -6,11 +6,13 @@ import (
 	"path"
 	"syscall"
 	"time"
+
+	"github.com/walstream/walstream/internal/fsx"
 )
 
-// memFile is an open file of a [Mem].
+// memFile is an open file of an [FS].
 type memFile struct {
-	m        *Mem
+	m        *FS
 	node     *inode
 	name     string
 	writable bool
@@ -117,7 +119,7 @@ func (f *memFile) Write(p []byte) (int, error) {
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
-	injected := f.m.hook(OpWrite, f.name)
+	injected := f.m.hook(fsx.OpWrite, f.name)
 	if err := f.check("write", true); err != nil {
 		return 0, err
 	}
@@ -137,7 +139,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) Truncate(size int64) error {
-	injected := f.m.hook(OpTruncate, f.name)
+	injected := f.m.hook(fsx.OpTruncate, f.name)
 	if err := f.check("truncate", true); err != nil {
 		return err
 	}
@@ -152,10 +154,10 @@ func (f *memFile) Truncate(size int64) error {
 	return nil
 }
 
-// Allocate implements [File].
+// Allocate implements [fsx.File].
 func (f *memFile) Allocate(size int64) error { return f.Truncate(size) }
 
-func (f *memFile) sync(kind OpKind) error {
+func (f *memFile) sync(kind fsx.OpKind) error {
 	injected := f.m.hook(kind, f.name)
 	if err := f.check("sync", false); err != nil {
 		return err
@@ -169,8 +171,8 @@ func (f *memFile) sync(kind OpKind) error {
 	return nil
 }
 
-// Sync implements [File].
-func (f *memFile) Sync() error { return f.sync(OpSync) }
+// Sync implements [fsx.File].
+func (f *memFile) Sync() error { return f.sync(fsx.OpSync) }
 
-// Datasync implements [File].
-func (f *memFile) Datasync() error { return f.sync(OpDatasync) }
+// Datasync implements [fsx.File].
+func (f *memFile) Datasync() error { return f.sync(fsx.OpDatasync) }

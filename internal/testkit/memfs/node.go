@@ -1,4 +1,4 @@
-package fsx
+package memfs
 
 import (
 	"io/fs"
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// inode is a file or directory of a [Mem]: its visible state, its durable
+// inode is a file or directory of an [FS]: its visible state, its durable
 // state, and the changes between the two, oldest first.
 type inode struct {
 	mode    fs.FileMode
@@ -92,19 +92,19 @@ func (n *inode) syncNames() {
 
 // CrashClone is the file system as the machine finds it after a power loss at
 // this moment: only what is durable. The hook is not copied.
-func (m *Mem) CrashClone() *Mem { return m.crash(nil) }
+func (m *FS) CrashClone() *FS { return m.crash(nil) }
 
-// CrashCloneKeeping is [Mem.CrashClone] on a disk that had begun to write back
+// CrashCloneKeeping is [FS.CrashClone] on a disk that had begun to write back
 // what nobody synced: of the unsynced changes a random part survives, writes
 // torn at 512-byte or 8 KiB borders, and changes of a directory independently
 // of each other.
-func (m *Mem) CrashCloneKeeping(rnd *rand.Rand) *Mem { return m.crash(rnd) }
+func (m *FS) CrashCloneKeeping(rnd *rand.Rand) *FS { return m.crash(rnd) }
 
-func (m *Mem) crash(rnd *rand.Rand) *Mem {
+func (m *FS) crash(rnd *rand.Rand) *FS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := crasher{rnd: rnd, done: map[*inode]*inode{}}
-	return &Mem{Now: m.Now, root: c.clone(m.root)}
+	return &FS{Now: m.Now, root: c.clone(m.root)}
 }
 
 type crasher struct {

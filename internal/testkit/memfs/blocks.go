@@ -1,4 +1,4 @@
-package fsx
+package memfs
 
 import (
 	"bytes"
@@ -74,7 +74,7 @@ func (c content) read(p []byte, off int64) int {
 
 // keep returns the bytes of p in memory that does not change. All zeros are
 // the same: much of what is written is files filled with them.
-func (m *Mem) keep(p []byte) []byte {
+func (m *FS) keep(p []byte) []byte {
 	if len(m.zeros) < len(p) {
 		m.zeros = make([]byte, len(p))
 	}

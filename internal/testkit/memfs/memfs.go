@@ -1,4 +1,7 @@
-package fsx
+// Package memfs is a file system in memory for tests of durability: it keeps
+// what was written apart from what was fsynced, so that a test can cut the
+// power at every step.
+package memfs
 
 import (
 	"io/fs"
@@ -9,45 +12,23 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/walstream/walstream/internal/fsx"
 )
 
-// OpKind is a kind of operation that changes a [Mem] or makes changes durable.
-type OpKind string
-
-// The operations that [Mem.OnOp] is told of, named for the methods.
-const (
-	OpCreate   OpKind = "create"
-	OpMkdir    OpKind = "mkdir"
-	OpRename   OpKind = "rename" // Path is the new name
-	OpLink     OpKind = "link"   // Path is the new name
-	OpRemove   OpKind = "remove"
-	OpWrite    OpKind = "write"
-	OpTruncate OpKind = "truncate"
-	OpSync     OpKind = "sync"
-	OpDatasync OpKind = "datasync"
-	OpSyncDir  OpKind = "syncdir"
-)
-
-// Op is one operation on a [Mem]. Path is absolute; for operations on an open
-// file it is the name under which the file was opened.
-type Op struct {
-	Kind OpKind
-	Path string
-}
-
-// Mem is a file system in memory for tests of durability. What was written is
-// seen at once, as on a real system, but [Mem.CrashClone] keeps only what was
+// FS is a file system in memory for tests of durability. What was written is
+// seen at once, as on a real system, but [FS.CrashClone] keeps only what was
 // made durable: bytes by Sync or Datasync of their file, names by SyncDir of
 // their directory. Paths are taken from "/", relative ones too. Permissions
 // are recorded, not enforced.
-type Mem struct {
+type FS struct {
 	// OnOp, when set, is called before each operation that changes or syncs
 	// something. An error that it returns is the operation's result: the
 	// operation does nothing, except that a write stores its first half and
 	// that a failed sync loses what it should have made durable, so that the
 	// next sync succeeds without it, as in the Linux kernel. It is called
 	// without locks held and must be set before the first use.
-	OnOp func(Op) error
+	OnOp func(fsx.Op) error
 	// Now gives modification times; nil means time.Now.
 	Now func() time.Time
 
@@ -56,17 +37,17 @@ type Mem struct {
 	zeros []byte // never written to
 }
 
-// NewMem returns an empty file system.
-func NewMem() *Mem { return &Mem{root: newDir(0o755, time.Time{})} }
+// New returns an empty file system.
+func New() *FS { return &FS{root: newDir(0o755, time.Time{})} }
 
-func (m *Mem) hook(kind OpKind, name string) error {
+func (m *FS) hook(kind fsx.OpKind, name string) error {
 	if m.OnOp == nil {
 		return nil
 	}
-	return m.OnOp(Op{kind, abs(name)})
+	return m.OnOp(fsx.Op{Kind: kind, Path: abs(name)})
 }
 
-func (m *Mem) now() time.Time {
+func (m *FS) now() time.Time {
 	if m.Now != nil {
 		return m.Now()
 	}
@@ -77,7 +58,7 @@ func abs(name string) string { return path.Clean("/" + name) }
 
 // find walks to name. The directory that holds the last element comes back
 // even when that element does not exist; for "/" there is none.
-func (m *Mem) find(name string) (dir *inode, base string, node *inode, err error) {
+func (m *FS) find(name string) (dir *inode, base string, node *inode, err error) {
 	node = m.root
 	for _, elem := range strings.FieldsFunc(abs(name), func(r rune) bool { return r == '/' }) {
 		switch {
@@ -91,8 +72,8 @@ func (m *Mem) find(name string) (dir *inode, base string, node *inode, err error
 	return dir, base, node, nil
 }
 
-// existing is [Mem.find] for what has to be there.
-func (m *Mem) existing(name string) (*inode, error) {
+// existing is [FS.find] for what has to be there.
+func (m *FS) existing(name string) (*inode, error) {
 	_, _, node, err := m.find(name)
 	if err == nil && node == nil {
 		err = syscall.ENOENT
@@ -100,8 +81,8 @@ func (m *Mem) existing(name string) (*inode, error) {
 	return node, err
 }
 
-// directory is [Mem.find] for a directory that has to be there.
-func (m *Mem) directory(name string) (*inode, error) {
+// directory is [FS.find] for a directory that has to be there.
+func (m *FS) directory(name string) (*inode, error) {
 	node, err := m.existing(name)
 	if err == nil && !node.mode.IsDir() {
 		err = syscall.ENOTDIR
@@ -120,7 +101,7 @@ func linkError(op, oldName, newName string, err error) error {
 	return &os.LinkError{Op: op, Old: oldName, New: newName, Err: err}
 }
 
-func (m *Mem) open(name string, writable bool) (File, error) {
+func (m *FS) open(name string, writable bool) (fsx.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node, err := m.existing(name)
@@ -133,14 +114,14 @@ func (m *Mem) open(name string, writable bool) (File, error) {
 	return &memFile{m: m, node: node, name: name, writable: writable}, nil
 }
 
-// Open implements [FS].
-func (m *Mem) Open(name string) (File, error) { return m.open(name, false) }
+// Open implements [fsx.FS].
+func (m *FS) Open(name string) (fsx.File, error) { return m.open(name, false) }
 
-// OpenRW implements [FS].
-func (m *Mem) OpenRW(name string) (File, error) { return m.open(name, true) }
+// OpenRW implements [fsx.FS].
+func (m *FS) OpenRW(name string) (fsx.File, error) { return m.open(name, true) }
 
 // add gives node a new name in its directory.
-func (m *Mem) add(op OpKind, name string, node *inode) error {
+func (m *FS) add(op fsx.OpKind, name string, node *inode) error {
 	if err := m.hook(op, name); err != nil {
 		return err
 	}
@@ -157,25 +138,25 @@ func (m *Mem) add(op OpKind, name string, node *inode) error {
 	return nil
 }
 
-// Create implements [FS].
-func (m *Mem) Create(name string, perm fs.FileMode) (File, error) {
+// Create implements [fsx.FS].
+func (m *FS) Create(name string, perm fs.FileMode) (fsx.File, error) {
 	node := newFile(perm, m.now())
-	if err := m.add(OpCreate, name, node); err != nil {
+	if err := m.add(fsx.OpCreate, name, node); err != nil {
 		return nil, pathError("open", name, err)
 	}
 	return &memFile{m: m, node: node, name: name, writable: true}, nil
 }
 
-// Mkdir implements [FS].
-func (m *Mem) Mkdir(name string, perm fs.FileMode) error {
-	if err := m.add(OpMkdir, name, newDir(perm, m.now())); err != nil {
+// Mkdir implements [fsx.FS].
+func (m *FS) Mkdir(name string, perm fs.FileMode) error {
+	if err := m.add(fsx.OpMkdir, name, newDir(perm, m.now())); err != nil {
 		return pathError("mkdir", name, err)
 	}
 	return nil
 }
 
-// Link implements [FS].
-func (m *Mem) Link(oldName, newName string) error {
+// Link implements [fsx.FS].
+func (m *FS) Link(oldName, newName string) error {
 	m.mu.Lock()
 	node, err := m.existing(oldName)
 	m.mu.Unlock()
@@ -183,7 +164,7 @@ func (m *Mem) Link(oldName, newName string) error {
 	case err == nil && node.mode.IsDir():
 		err = syscall.EPERM
 	case err == nil:
-		err = m.add(OpLink, newName, node)
+		err = m.add(fsx.OpLink, newName, node)
 	}
 	if err != nil {
 		return linkError("link", oldName, newName, err)
@@ -191,9 +172,9 @@ func (m *Mem) Link(oldName, newName string) error {
 	return nil
 }
 
-// Rename implements [FS].
-func (m *Mem) Rename(oldName, newName string) error {
-	err := m.hook(OpRename, newName)
+// Rename implements [fsx.FS].
+func (m *FS) Rename(oldName, newName string) error {
+	err := m.hook(fsx.OpRename, newName)
 	if err == nil {
 		err = m.rename(oldName, newName)
 	}
@@ -203,7 +184,7 @@ func (m *Mem) Rename(oldName, newName string) error {
 	return nil
 }
 
-func (m *Mem) rename(oldName, newName string) error {
+func (m *FS) rename(oldName, newName string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	from, oldBase, node, err := m.find(oldName)
@@ -234,9 +215,9 @@ func (m *Mem) rename(oldName, newName string) error {
 	return nil
 }
 
-// Remove implements [FS].
-func (m *Mem) Remove(name string) error {
-	err := m.hook(OpRemove, name)
+// Remove implements [fsx.FS].
+func (m *FS) Remove(name string) error {
+	err := m.hook(fsx.OpRemove, name)
 	if err == nil {
 		err = m.remove(name)
 	}
@@ -246,7 +227,7 @@ func (m *Mem) Remove(name string) error {
 	return nil
 }
 
-func (m *Mem) remove(name string) error {
+func (m *FS) remove(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	dir, base, node, err := m.find(name)
@@ -264,8 +245,8 @@ func (m *Mem) remove(name string) error {
 	return nil
 }
 
-// ReadDir implements [FS].
-func (m *Mem) ReadDir(name string) ([]fs.DirEntry, error) {
+// ReadDir implements [fsx.FS].
+func (m *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node, err := m.directory(name)
@@ -280,8 +261,8 @@ func (m *Mem) ReadDir(name string) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
-// Stat implements [FS].
-func (m *Mem) Stat(name string) (fs.FileInfo, error) {
+// Stat implements [fsx.FS].
+func (m *FS) Stat(name string) (fs.FileInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node, err := m.existing(name)
@@ -291,9 +272,9 @@ func (m *Mem) Stat(name string) (fs.FileInfo, error) {
 	return node.info(path.Base(abs(name))), nil
 }
 
-// SyncDir implements [FS].
-func (m *Mem) SyncDir(name string) error {
-	injected := m.hook(OpSyncDir, name)
+// SyncDir implements [fsx.FS].
+func (m *FS) SyncDir(name string) error {
+	injected := m.hook(fsx.OpSyncDir, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	node, err := m.directory(name)

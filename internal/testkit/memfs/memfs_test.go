@@ -1,4 +1,4 @@
-package fsx_test
+package memfs_test
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // script is a list of operations, one a line, whose visible results must be
@@ -201,7 +202,7 @@ func do(fsys fsx.FS, root string, files map[string]fsx.File, f []string) (res st
 }
 
 func TestMemBehavesLikeOS(t *testing.T) {
-	mem := fsx.NewMem()
+	mem := memfs.New()
 	if err := fsx.MkdirAll(mem, "/some/root", 0o700); err != nil {
 		t.Fatal(err)
 	}

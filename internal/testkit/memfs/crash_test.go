@@ -1,4 +1,4 @@
-package fsx_test
+package memfs_test
 
 import (
 	"bytes"
@@ -9,10 +9,11 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/internal/fsx"
+	"github.com/walstream/walstream/internal/testkit/memfs"
 )
 
 // steps runs script lines on m, failing the test on any error.
-func steps(t *testing.T, m *fsx.Mem, files map[string]fsx.File, lines ...[]string) {
+func steps(t *testing.T, m *memfs.FS, files map[string]fsx.File, lines ...[]string) {
 	t.Helper()
 	for _, l := range lines {
 		if _, err := do(m, "/", files, l); err != nil {
@@ -46,7 +47,7 @@ func TestCrashKeepsOnlyWhatWasSynced(t *testing.T) {
 		{"from another directory", [][]string{words("mkdir", "e"), words("syncdir", "."), words("create", "a", "e/f"), words("write", "a", "x"), words("sync", "a"), words("syncdir", "e"), words("rename", "e/f", "d/f"), words("syncdir", "d")}, "x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := fsx.NewMem()
+			m := memfs.New()
 			steps(t, m, map[string]fsx.File{}, append([][]string{words("mkdir", "d"), words("syncdir", ".")}, c.lines...)...)
 			crashed := m.CrashClone()
 			got, err := fsx.ReadFile(crashed, "/d/f")
@@ -67,7 +68,7 @@ func TestCrashKeepsOnlyWhatWasSynced(t *testing.T) {
 }
 
 func TestUnsyncedDirectoryTakesItsFilesAlong(t *testing.T) {
-	m := fsx.NewMem()
+	m := memfs.New()
 	steps(t, m, map[string]fsx.File{}, words("mkdir", "d"), words("create", "a", "d/f"), words("sync", "a"), words("syncdir", "d"))
 	if _, err := m.CrashClone().Stat("/d"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Stat = %v", err)
@@ -75,7 +76,7 @@ func TestUnsyncedDirectoryTakesItsFilesAlong(t *testing.T) {
 }
 
 func TestCrashDoesNotTouchTheOriginal(t *testing.T) {
-	m := fsx.NewMem()
+	m := memfs.New()
 	files := map[string]fsx.File{}
 	steps(t, m, files, words("create", "a", "f"), words("link", "f", "g"), words("syncdir", "."), words("write", "a", "x"), words("sync", "a"))
 	crashed := m.CrashClone()
@@ -99,7 +100,7 @@ func TestCrashDoesNotTouchTheOriginal(t *testing.T) {
 // TestCrashKeeping: what was synced is always there, what was not is there
 // sometimes, and nothing appears that was never written.
 func TestCrashKeeping(t *testing.T) {
-	m := fsx.NewMem()
+	m := memfs.New()
 	files := map[string]fsx.File{}
 	steps(t, m, files, words("create", "a", "f"), words("syncdir", "."))
 	old, fresh := bytes.Repeat([]byte{'o'}, 5000), bytes.Repeat([]byte{'n'}, 20_000)
@@ -156,7 +157,7 @@ func TestCrashKeeping(t *testing.T) {
 }
 
 func TestInjectedErrors(t *testing.T) {
-	m := fsx.NewMem()
+	m := memfs.New()
 	files := map[string]fsx.File{}
 	steps(t, m, files, words("mkdir", "d"), words("syncdir", "."), words("create", "a", "d/f"), words("syncdir", "d"))
 	var ops []fsx.Op
@@ -197,85 +198,5 @@ func TestInjectedErrors(t *testing.T) {
 	}
 	if want := (fsx.Op{Kind: fsx.OpWrite, Path: "/d/f"}); ops[0] != want {
 		t.Errorf("first operation %+v, want %+v", ops[0], want)
-	}
-}
-
-// TestWriteFileIsAllOrNothing cuts the power at every step of the helpers that
-// everything durable is built of.
-func TestWriteFileIsAllOrNothing(t *testing.T) {
-	m := fsx.NewMem()
-	done, cuts := "", 0
-	m.OnOp = func(op fsx.Op) error {
-		cuts++
-		crashed := m.CrashCloneKeeping(rand.New(rand.NewPCG(uint64(cuts), 3)))
-		got, err := fsx.ReadFile(crashed, "/a/b/f")
-		if err != nil && (done != "" || !errors.Is(err, fs.ErrNotExist)) {
-			t.Errorf("before %v: %v", op, err)
-		}
-		if err == nil && string(got) != "one" && string(got) != "two" || done == "two" && string(got) != "two" {
-			t.Errorf("before %v: the file holds %q, %q was written", op, got, done)
-		}
-		return nil
-	}
-	if err := fsx.MkdirAll(m, "/a/b", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, body := range []string{"one", "two"} {
-		if err := fsx.WriteFile(m, "/a/b/f", []byte(body), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		done = body
-	}
-	if err := fsx.SyncParents(m, "/a/b"); err != nil {
-		t.Fatal(err)
-	}
-	if cuts < 14 {
-		t.Errorf("only %d operations", cuts)
-	}
-}
-
-func TestWriteFileReportsEachError(t *testing.T) {
-	for op := 1; ; op++ {
-		m := fsx.NewMem()
-		n := 0
-		m.OnOp = func(o fsx.Op) error {
-			if n++; n == op {
-				return syscall.EIO
-			}
-			return nil
-		}
-		err := fsx.WriteFile(m, "/f", []byte("x"), 0o600)
-		if n < op {
-			if err != nil {
-				t.Error(err)
-			}
-			return
-		}
-		if !errors.Is(err, syscall.EIO) {
-			t.Errorf("operation %d failed, WriteFile = %v", op, err)
-		}
-	}
-}
-
-func TestMkdirAllTakesBackWhatItCannotSync(t *testing.T) {
-	m := fsx.NewMem()
-	m.OnOp = func(op fsx.Op) error {
-		if op.Kind == fsx.OpSyncDir {
-			return syscall.EIO
-		}
-		return nil
-	}
-	if err := fsx.MkdirAll(m, "/a/b", 0o700); !errors.Is(err, syscall.EIO) {
-		t.Errorf("MkdirAll = %v", err)
-	}
-	m.OnOp = nil
-	if err := fsx.MkdirAll(m, "/a/b", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.CrashClone().Stat("/a/b"); err != nil {
-		t.Error(err)
-	}
-	if err := fsx.MkdirAll(m, "/a/b", 0o700); err != nil {
-		t.Errorf("the second time: %v", err)
 	}
 }
