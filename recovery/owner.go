@@ -18,6 +18,12 @@ import (
 // Owner is a user and a group.
 type Owner struct{ UID, GID int }
 
+// Read is a file that an owner must be able to read, and what to do if not.
+type Read struct {
+	File   string
+	Remedy func(*Owner) string
+}
+
 // LookupOwner finds a user by name and takes its group along.
 func LookupOwner(name string) (*Owner, error) {
 	u, err := user.Lookup(name)
@@ -59,7 +65,7 @@ func ownerFor(cfg RestoreConfig) (*Owner, error) {
 // the restore_command, may not read a file that this names. Root tries it in
 // their name: the rights of one thread on files can be those of another user.
 func (o *Owner) mayRead(file string) error {
-	if o == nil || file == "" || os.Geteuid() != 0 {
+	if o == nil || os.Geteuid() != 0 {
 		return nil
 	}
 	runtime.LockOSThread()

@@ -27,9 +27,9 @@ type RestoreConfig struct {
 	// option --spool, which is added: program, wal-get, options. It must
 	// hold absolute paths only.
 	Command []string
-	// Identity is the file with the secret keys that Command names, if any:
-	// whoever runs PostgreSQL must be able to read it.
-	Identity string
+	// Reads are files that Command needs: whoever runs PostgreSQL must be able
+	// to read them.
+	Reads []Read
 	// Standby, if set, makes a standby, whose restore_command reads the
 	// spool of Source itself.
 	Standby *Standby
@@ -164,8 +164,10 @@ func (p *Plan) prepare(cfg RestoreConfig) (_ *restore, err error) {
 	if r.owner, err = ownerFor(cfg); err != nil {
 		return nil, err
 	}
-	if err := r.owner.mayRead(cfg.Identity); err != nil {
-		return nil, hint.With(err, "give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", r.owner.UID, hint.Quote(cfg.Identity), hint.Quote(filepath.Dir(cfg.Dir)))
+	for _, read := range cfg.Reads {
+		if err := r.owner.mayRead(read.File); err != nil {
+			return nil, hint.With(err, "%s", read.Remedy(r.owner))
+		}
 	}
 	if err := r.checkTablespaces(); err != nil {
 		return nil, err

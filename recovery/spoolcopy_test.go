@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,8 +139,9 @@ func TestOwner(t *testing.T) {
 	if err := os.WriteFile(key, []byte("key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Identity, cfg.Owner = key, o
-	if _, err := (&Plan{}).prepare(cfg); err == nil || !strings.Contains(err.Error(), key+": permission denied") || !strings.Contains(strings.Join(hint.Of(err), ""), "install -m 600 -o 65534 "+key) {
+	cfg.Owner = o
+	cfg.Reads = []Read{{key, func(o *Owner) string { return fmt.Sprintf("install -o %d %s", o.UID, key) }}}
+	if _, err := (&Plan{}).prepare(cfg); err == nil || !strings.Contains(err.Error(), key+": permission denied") || !strings.Contains(strings.Join(hint.Of(err), ""), "install -o 65534 "+key) {
 		t.Errorf("a key of root only: %v, %q", err, hint.Of(err))
 	}
 	if err := os.Chown(key, o.UID, o.GID); err != nil {

@@ -131,7 +131,7 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 		}
 		return a.say("%s", nextSteps(plan, conf))
 	}
-	end, err := s.follow(ctx, plan, term.NewProgress(a.stderr, conf.Log, "recovery"))
+	end, err := s.follow(ctx, plan, term.NewProgress(a.stderr, conf.Log, "recovery"), conf.Log)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (a *app) say(format string, args ...any) error {
 }
 
 func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f restoreFlags) (recovery.RestoreConfig, error) {
-	conf := recovery.RestoreConfig{Jobs: f.jobs, Identity: c.IdentityFile, TablespaceMap: map[string]string{}, Log: a.logger(term.LogText)}
+	conf := recovery.RestoreConfig{Jobs: f.jobs, TablespaceMap: map[string]string{}, Log: a.logger(term.LogText)}
 	if f.jobs < 1 {
 		return conf, &usageError{fmt.Errorf("--jobs %d: want at least 1", f.jobs)}
 	}
@@ -189,11 +189,42 @@ func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f
 	if conf.Source.Spool == "" {
 		conf.Log.Warn().Str("spool", c.SpoolDir).Msg("no spool there: commits that only a receiver has so far are not restored")
 	}
+	if conf.Reads, err = readsOf(c, conf); err != nil {
+		return conf, err
+	}
 	conf.Command, err = restoreCommand(c, conf.Source.Archive.Store())
 	if f.onError != "" {
 		conf.Command = append(conf.Command, "--on-error", string(f.onError))
 	}
 	return conf, err
+}
+
+// readsOf lists what the user who runs PostgreSQL must be able to read for the
+// restore_command to work.
+func readsOf(c *config.Loaded, conf recovery.RestoreConfig) ([]recovery.Read, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	reads := []recovery.Read{{File: program, Remedy: func(*recovery.Owner) string {
+		return "put it where all can run it, and restore with that: install -m 755 " + hint.Quote(program) + " /usr/local/bin/"
+	}}}
+	if c.File != "" {
+		reads = append(reads, recovery.Read{File: c.File, Remedy: func(o *recovery.Owner) string {
+			return fmt.Sprintf("let the group of that user read it: chgrp %d %[2]s && chmod g+r %[2]s", o.GID, hint.Quote(c.File))
+		}})
+	}
+	if c.IdentityFile != "" {
+		reads = append(reads, recovery.Read{File: c.IdentityFile, Remedy: func(o *recovery.Owner) string {
+			return fmt.Sprintf("give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", o.UID, hint.Quote(c.IdentityFile), hint.Quote(filepath.Dir(conf.Dir)))
+		}})
+	}
+	if _, ok := conf.Source.Archive.Store().(*archive.Dir); ok {
+		reads = append(reads, recovery.Read{File: filepath.Join(c.Archive, "walstream.json"), Remedy: func(o *recovery.Owner) string {
+			return fmt.Sprintf("let the group of that user read the archive: chgrp -R %d %[2]s && find %[2]s -type d -exec chmod g+s {} +", o.GID, hint.Quote(c.Archive))
+		}})
+	}
+	return reads, nil
 }
 
 // restoreCommand is the wal-get that PostgreSQL will run, with every setting

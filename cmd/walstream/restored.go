@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/internal/hint"
@@ -67,6 +71,11 @@ func (s *restored) run(ctx context.Context, args ...string) error {
 	command := s.pgCtl(args...)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = s.dir
+	// pg_ctl, which may be a child of runuser, is to end with this; the server
+	// has a session of its own.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(string(out)))
@@ -114,6 +123,37 @@ func (s *restored) start(ctx context.Context) error {
 }
 
 func (s *restored) log() string { return filepath.Join(s.side, "server.log") }
+
+// tell logs what wal-get finds wrong, until ctx ends: recovery waits for it, and
+// its words are in the server's log only.
+func (s *restored) tell(ctx context.Context, log zerolog.Logger) {
+	var r *bufio.Reader
+	var line string
+	for tick := time.Tick(time.Second); ; {
+		if r == nil {
+			if f, err := os.Open(s.log()); err == nil { // there is none before the server starts
+				defer f.Close() // read only
+				r = bufio.NewReader(f)
+			}
+		}
+		for r != nil {
+			part, err := r.ReadString('\n')
+			line += part
+			if err != nil {
+				break
+			}
+			if strings.Contains(line, " WRN ") || strings.Contains(line, " ERR ") {
+				log.Warn().Str("said", strings.TrimSpace(line)).Msg("recovery has trouble to get WAL")
+			}
+			line = ""
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+	}
+}
 
 // failed completes an error with the end of the server's log.
 func (s *restored) failed(ctx context.Context, err error) error {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
@@ -46,14 +48,20 @@ func (e *recoveryEnd) String() string {
 
 // follow starts the server, waits until recovery ends or pauses, compares that
 // with the plan, and lets the server do what the plan says then, if it is right.
-func (s *restored) follow(ctx context.Context, p *recovery.Plan, progress *term.Progress) (*recoveryEnd, error) {
+func (s *restored) follow(ctx context.Context, p *recovery.Plan, progress *term.Progress, log zerolog.Logger) (*recoveryEnd, error) {
 	began := time.Now()
 	var end *recoveryEnd
-	err := progress.While(ctx, func(ctx context.Context) error {
+	err := progress.While(ctx, func(ctx context.Context) (err error) {
+		telling, stop := context.WithCancel(ctx)
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			s.tell(telling, log)
+		}()
+		defer func() { stop(); <-told }()
 		if err := s.start(ctx); err != nil {
 			return err
 		}
-		var err error
 		end, err = s.await(ctx, func(e *recoveryEnd) bool {
 			progress.Set(int64(e.LSN-min(e.LSN, p.Backup.StartLSN)), int64(p.End-p.Backup.StartLSN))
 			return e.Live || e.Paused

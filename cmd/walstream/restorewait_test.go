@@ -1,13 +1,20 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/recovery"
@@ -76,6 +83,26 @@ func TestRestoreWait(t *testing.T) {
 		t.Error("it was not shut down")
 	}
 
+	// As root, an archive that PostgreSQL will not be able to read.
+	if os.Geteuid() == 0 {
+		if out, err := exec.Command("chown", "-R", "root:root", w.archive).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		dir := filepath.Join(w.dir, "unread")
+		_, errs, code := w.shell("sudo " + quoted("walstream", "restore", dir))
+		_, remedy, _ := strings.Cut(errs, "hint: let the group of that user read the archive: ")
+		if code != 1 || !strings.Contains(errs, "who will run PostgreSQL: open "+w.archive) || exists(dir) {
+			t.Errorf("exit code %d\n%s", code, errs)
+		}
+		if out, err := exec.Command("sh", "-c", remedy).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", remedy, err, out)
+		}
+		if _, errs, code := w.shell("sudo " + quoted("walstream", "restore", dir)); code != 0 {
+			t.Errorf("exit code %d\n%s", code, errs)
+		}
+		testkit.Own(t, w.archive)
+	}
+
 	// Programs that are not there, and of another version.
 	fake := filepath.Join(w.dir, "fake")
 	if err := os.Mkdir(fake, 0o755); err != nil {
@@ -122,4 +149,66 @@ func TestRecoveryEndCompare(t *testing.T) {
 	if text := end.String(); len(end.Differs) != 3 || !strings.Contains(text, "end on timeline 1; it did not pause at the target; the last transaction was to be") {
 		t.Error(text)
 	}
+}
+
+// What stops recovery, the server's log alone tells.
+func TestRecoveryTrouble(t *testing.T) {
+	t.Parallel()
+	s := &restored{side: t.TempDir()}
+	logs, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer w.Close()
+		s.tell(ctx, zerolog.New(w))
+	}()
+	f, err := os.Create(s.log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, part := range []string{"LOG:  starting\n10:00:00 WRN cannot get WAL yet error=\"den", "ied\"\n", "10:00:09 INF fine\n"} {
+		if _, err := f.WriteString(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := bufio.NewReader(logs)
+	if got, err := r.ReadString('\n'); err != nil || !strings.Contains(got, "cannot get WAL yet") || !strings.Contains(got, "denied") {
+		t.Errorf("%s %v", got, err)
+	}
+	cancel()
+	if more, err := io.ReadAll(r); err != nil || len(more) > 0 {
+		t.Errorf("also %s %v", more, err)
+	}
+}
+
+// An interrupted wait for the start of the server ends, and with it what waits.
+func TestRecoveryInterrupted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	script := "#!/bin/sh\nsleep 1000 &\necho $! >pid.new && mv pid.new pid\nwait\n"
+	if err := os.WriteFile(filepath.Join(dir, "pg_ctl"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for t.Context().Err() == nil && !exists(filepath.Join(dir, "pid")) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if err := (&restored{bin: dir, dir: dir}).run(ctx, "start"); err == nil {
+		t.Error("pg_ctl has ended")
+	}
+	body, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, "the end of what waits", func() (bool, string) {
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(state), ") Z "), string(state)
+	})
 }
