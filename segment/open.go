@@ -14,6 +14,13 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
+// Others of the group may read a spool, as they may an archive: a standby on the
+// same host does, and its user need not be the receiver's.
+const (
+	dirPerm  = 0o750
+	filePerm = 0o640
+)
+
 // OpenSpool makes the directory if it is missing, locks it, pins or checks its
 // identity (a difference is a [*ForeignError]) and recovers what an earlier
 // process left. The lock is a file lock and is taken on the operating
@@ -61,7 +68,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 }
 
 func (s *Spool) openDir() error {
-	if err := fsx.MkdirAll(s.fsys, s.dir, 0o700); err != nil {
+	if err := fsx.MkdirAll(s.fsys, s.dir, dirPerm); err != nil {
 		return err
 	}
 	if err := fsx.SyncParents(s.fsys, s.dir); err != nil {
@@ -90,7 +97,7 @@ func (s *Spool) pin() error {
 	if err != nil {
 		return err
 	}
-	return fsx.WriteFile(s.fsys, s.path(identityFile), append(body, '\n'), 0o600)
+	return fsx.WriteFile(s.fsys, s.path(identityFile), append(body, '\n'), filePerm)
 }
 
 // refuseNameless fails if the directory holds WAL but not whose it is.

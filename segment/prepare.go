@@ -126,7 +126,7 @@ func (s *Spool) makePartial(ctx context.Context, id ID, src io.Reader, fill bool
 	if err := s.fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	f, err := s.fsys.Create(tmp, 0o600)
+	f, err := s.fsys.Create(tmp, filePerm)
 	if isFull(err) {
 		err = &FullError{err}
 	}

@@ -59,7 +59,7 @@ func (s *Spool) recoverHistory(tli wal.Timeline) error {
 	if err != nil {
 		return s.aside(path, err.Error())
 	}
-	if err := fsx.WriteFile(s.fsys, path, body, 0o600); err != nil {
+	if err := fsx.WriteFile(s.fsys, path, body, filePerm); err != nil {
 		return err
 	}
 	s.saved[tli] = savedHistory{body: body, parsed: parsed}

@@ -33,7 +33,7 @@ func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	case known:
 		return &DivergenceError{Object: path, Timeline: tli}
 	}
-	if err := fsx.WriteFile(s.fsys, path, body, 0o600); err != nil {
+	if err := fsx.WriteFile(s.fsys, path, body, filePerm); err != nil {
 		return s.fail(err)
 	}
 	crashpoint.Hit(crashpoint.TimelineHistorySaved)

@@ -219,9 +219,16 @@ func readsOf(c *config.Loaded, conf recovery.RestoreConfig) ([]recovery.Read, er
 			return fmt.Sprintf("give that user a copy, and that copy to --identity: install -m 600 -o %d %s %s", o.UID, hint.Quote(c.IdentityFile), hint.Quote(filepath.Dir(conf.Dir)))
 		}})
 	}
+	var dirs []string
 	if _, ok := conf.Source.Archive.Store().(*archive.Dir); ok {
-		reads = append(reads, recovery.Read{File: filepath.Join(c.Archive, "walstream.json"), Remedy: func(o *recovery.Owner) string {
-			return fmt.Sprintf("let the group of that user read the archive: chgrp -R %d %[2]s && find %[2]s -type d -exec chmod g+s {} +", o.GID, hint.Quote(c.Archive))
+		dirs = append(dirs, c.Archive)
+	}
+	if conf.Standby != nil && conf.Source.Spool != "" { // other restores copy what they need
+		dirs = append(dirs, conf.Source.Spool)
+	}
+	for _, dir := range dirs {
+		reads = append(reads, recovery.Read{File: filepath.Join(dir, "walstream.json"), Remedy: func(o *recovery.Owner) string {
+			return fmt.Sprintf("let the group of that user read what is there: chgrp -R %d %[2]s && find %[2]s -type d -exec chmod g+s {} +", o.GID, hint.Quote(dir))
 		}})
 	}
 	return reads, nil

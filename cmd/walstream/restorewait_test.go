@@ -83,26 +83,6 @@ func TestRestoreWait(t *testing.T) {
 		t.Error("it was not shut down")
 	}
 
-	// As root, an archive that PostgreSQL will not be able to read.
-	if os.Geteuid() == 0 {
-		if out, err := exec.Command("chown", "-R", "root:root", w.archive).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		dir := filepath.Join(w.dir, "unread")
-		_, errs, code := w.shell("sudo " + quoted("walstream", "restore", dir))
-		_, remedy, _ := strings.Cut(errs, "hint: let the group of that user read the archive: ")
-		if code != 1 || !strings.Contains(errs, "who will run PostgreSQL: open "+w.archive) || exists(dir) {
-			t.Errorf("exit code %d\n%s", code, errs)
-		}
-		if out, err := exec.Command("sh", "-c", remedy).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", remedy, err, out)
-		}
-		if _, errs, code := w.shell("sudo " + quoted("walstream", "restore", dir)); code != 0 {
-			t.Errorf("exit code %d\n%s", code, errs)
-		}
-		testkit.Own(t, w.archive)
-	}
-
 	// Programs that are not there, and of another version.
 	fake := filepath.Join(w.dir, "fake")
 	if err := os.Mkdir(fake, 0o755); err != nil {
@@ -148,6 +128,28 @@ func TestRecoveryEndCompare(t *testing.T) {
 	end.compare(p, dir)
 	if text := end.String(); len(end.Differs) != 3 || !strings.Contains(text, "end on timeline 1; it did not pause at the target; the last transaction was to be") {
 		t.Error(text)
+	}
+}
+
+// unread restores as root what PostgreSQL will not be able to read.
+func (w *world) unread() {
+	for dir, more := range map[string]string{w.archive: "", w.spool: " --standby"} {
+		if out, err := exec.Command("chown", "-R", "root:root", dir).CombinedOutput(); err != nil {
+			w.t.Fatalf("%v: %s", err, out)
+		}
+		line := "sudo " + quoted("walstream", "restore", filepath.Join(w.dir, "unread"+more)) + more
+		_, errs, code := w.shell(line)
+		_, remedy, _ := strings.Cut(errs, "hint: let the group of that user read what is there: ")
+		if code != 1 || !strings.Contains(errs, "who will run PostgreSQL: open "+dir) || exists(filepath.Join(w.dir, "unread"+more)) {
+			w.t.Errorf("exit code %d\n%s", code, errs)
+		}
+		if out, err := exec.Command("sh", "-c", remedy).CombinedOutput(); err != nil {
+			w.t.Errorf("%s: %v\n%s", remedy, err, out)
+		}
+		if _, errs, code := w.shell(line); code != 0 {
+			w.t.Errorf("exit code %d\n%s", code, errs)
+		}
+		testkit.Own(w.t, dir)
 	}
 }
 
