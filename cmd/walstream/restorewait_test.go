@@ -104,6 +104,9 @@ func TestRestoreWait(t *testing.T) {
 	if _, errs, code := w.run("restore", dir, "--wait"); code != 1 || !strings.Contains(errs, "FATAL") || !strings.Contains(errs, "hint: all that the server said: less "+dir) {
 		t.Errorf("exit code %d\n%s", code, errs)
 	}
+	if os.Geteuid() == 0 {
+		w.unread()
+	}
 }
 
 // A recovery that ended elsewhere is told apart from the plan.
