@@ -8,7 +8,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
-	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/term"
@@ -29,7 +28,7 @@ func (a *app) backupCommand() *cobra.Command {
 
 It counts once the WAL that belongs to it is in the archive, which needs a
 running "walstream receive".`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.backup(ctx, f) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error { return a.backup(ctx, c, f) }),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.label, "label", "walstream", "label, kept in the backup")
@@ -39,11 +38,7 @@ running "walstream receive".`,
 	return cmd
 }
 
-func (a *app) backup(ctx context.Context, f backupFlags) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) backup(ctx context.Context, c *config.Loaded, f backupFlags) error {
 	if f.checkpoint != string(backup.Fast) && f.checkpoint != string(backup.Spread) {
 		return &usageError{fmt.Errorf("--checkpoint %q: want fast or spread", f.checkpoint)}
 	}
@@ -65,16 +60,8 @@ func (a *app) backup(ctx context.Context, f backupFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.printBackup(commit, arch)
-}
-
-func (a *app) printBackup(c *backup.Commit, arch *archive.Archive) error {
-	if a.json {
-		return term.JSON(a.stdout, viewBackup(c))
-	}
-	_, err := fmt.Fprintf(a.stdout, "backup %s: %s in %s, %s stored in %s\n", c.ID,
-		term.Size(c.PlainBytes), term.Duration(c.Finished.Sub(c.Started)), term.Size(c.StoredBytes), arch.Store())
-	return err
+	return a.result(viewBackup(commit), "backup %s: %s in %s, %s stored in %s\n", commit.ID, term.Size(commit.PlainBytes),
+		term.Duration(commit.Finished.Sub(commit.Started)), term.Size(commit.StoredBytes), arch.Store())
 }
 
 // zstdLevel is the effort that compression_level names.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,11 +19,11 @@ func (a *app) configCommand() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "check", Short: "Find everything that is wrong with the configuration", Args: wants(),
-			RunE: a.runs(func(context.Context, []string) error { return a.configCheck() }),
+			RunE: a.configured(a.configCheck),
 		},
 		&cobra.Command{
 			Use: "show", Short: "Show every setting and where it comes from, passwords masked", Args: wants(),
-			RunE: a.runs(func(context.Context, []string) error { return a.configShow() }),
+			RunE: a.configured(a.configShow),
 		},
 		&cobra.Command{
 			Use: "example", Short: "Print a commented configuration file with the defaults", Args: wants(),
@@ -35,41 +36,25 @@ func (a *app) configCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) configCheck() error {
-	loaded, err := a.load()
-	if err != nil {
+func (a *app) configCheck(_ context.Context, c *config.Loaded, _ []string) error {
+	if _, err := requireArchive(c); err != nil {
 		return err
 	}
-	if _, err := requireArchive(loaded); err != nil {
+	if _, err := (pg.Options{Conninfo: c.DBName}).Name(); err != nil {
 		return err
 	}
-	if _, err := (pg.Options{Conninfo: loaded.DBName}).Name(); err != nil {
-		return err
-	}
-	file := loaded.File
-	if file == "" {
-		file = "none"
-	}
-	if a.json {
-		return term.JSON(a.stdout, map[string]any{"ok": true, "file": loaded.File})
-	}
-	_, err = fmt.Fprintf(a.stdout, "ok (file: %s)\n", file)
-	return err
+	return a.result(map[string]any{"ok": true, "file": c.File}, "ok (file: %s)\n", cmp.Or(c.File, "none"))
 }
 
-func (a *app) configShow() error {
-	loaded, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) configShow(_ context.Context, c *config.Loaded, _ []string) error {
 	if a.json {
 		return term.JSON(a.stdout, struct {
 			File     string         `json:"file,omitempty"`
 			Settings []config.Value `json:"settings"`
-		}{loaded.File, loaded.Values})
+		}{c.File, c.Values})
 	}
 	table := term.NewTable(a.stdout, "KEY", "VALUE", "ORIGIN")
-	for _, v := range loaded.Values {
+	for _, v := range c.Values {
 		table.Row(v.Key, v.Value, v.Origin)
 	}
 	return table.Flush()

@@ -278,9 +278,7 @@ func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
 	wait.MaxInterval = 30 * time.Second
 	return backoff.Retry(ctx, func() (*archive.Archive, error) {
 		arch, err := d.openArchive(ctx)
-		var foreign *segment.ForeignError
-		var keys *archive.EncryptionError
-		if errors.As(err, &foreign) || errors.As(err, &keys) {
+		if errors.As(err, new(*segment.ForeignError)) || errors.As(err, new(*archive.EncryptionError)) {
 			err = backoff.Permanent(err)
 		}
 		return arch, err

@@ -59,26 +59,18 @@ func asUsage(cmd *cobra.Command, err error) error {
 }
 
 func exitCode(ctx context.Context, err error) int {
-	var (
-		usage    *usageError
-		conf     *config.Error
-		conninfo *pgconn.ParseConfigError
-		problems *problemsError
-		refusal  *recovery.Refusal
-		locked   *segment.LockedError
-	)
 	switch {
 	case err == nil:
 		return exitDone
 	case wasInterrupted(ctx):
 		return exitInterrupted
-	case errors.As(err, &usage), errors.As(err, &conf), errors.As(err, &conninfo):
+	case errors.As(err, new(*usageError)), errors.As(err, new(*config.Error)), errors.As(err, new(*pgconn.ParseConfigError)):
 		return exitUsage
-	case errors.As(err, &problems):
+	case errors.As(err, new(*problemsError)):
 		return exitProblems
-	case errors.As(err, &refusal):
+	case errors.As(err, new(*recovery.Refusal)):
 		return exitUnreachable
-	case errors.As(err, &locked):
+	case errors.As(err, new(*segment.LockedError)):
 		return exitLocked
 	}
 	return exitFailed
@@ -86,11 +78,10 @@ func exitCode(ctx context.Context, err error) int {
 
 // walGetCode maps every failure to trouble: only a definite "absent" may be 1.
 func walGetCode(err error) int {
-	var absent *absentError
 	switch {
 	case err == nil:
 		return recovery.Delivered.ExitCode()
-	case errors.As(err, &absent):
+	case errors.As(err, new(*absentError)):
 		return recovery.Absent.ExitCode()
 	}
 	return walGetTrouble
@@ -114,8 +105,7 @@ func (a *app) report(ctx context.Context, err error, code int) {
 		}
 	}
 	hints := hint.Of(err)
-	var foreign *segment.ForeignError
-	if len(hints) == 0 && errors.As(err, &foreign) {
+	if len(hints) == 0 && errors.As(err, new(*segment.ForeignError)) {
 		hints = []string{"give the server that belongs to the archive in -d, or another --archive"}
 	}
 	for i := range hints {

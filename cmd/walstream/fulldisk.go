@@ -18,8 +18,7 @@ import (
 func (d *daemon) makeRoom(ctx context.Context, err error) error {
 	const pause = 3 * time.Second
 	for {
-		var full *segment.FullError
-		if !errors.As(err, &full) {
+		if !errors.As(err, new(*segment.FullError)) {
 			return err
 		}
 		d.mu.Lock()

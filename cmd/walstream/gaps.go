@@ -54,8 +54,7 @@ func findGaps(ctx context.Context, arch *archive.Archive) ([]gapView, error) {
 		}
 	}
 	for c, err := range backup.List(ctx, arch) {
-		var unusable *backup.UnusableError
-		if errors.As(err, &unusable) {
+		if errors.As(err, new(*backup.UnusableError)) {
 			continue
 		}
 		if err != nil {

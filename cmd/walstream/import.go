@@ -38,7 +38,9 @@ repeated, also while "walstream receive" runs. With -d the server has to be of
 the same cluster.`,
 		Example: `  walstream import /var/lib/pgsql/wal_archive --dry-run
   walstream import /var/lib/pgsql/wal_archive --backup /backups/2026-11-22`,
-		RunE: a.runs(func(ctx context.Context, args []string) error { return a.importDir(ctx, args[0], f) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, args []string) error {
+			return a.importDir(ctx, c, args[0], f)
+		}),
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.backups, "backup", nil, "directory of a base backup that is not below DIR; may be repeated")
@@ -65,11 +67,7 @@ type importedBackup struct {
 	Had  bool   `json:"had"` // it was in the archive already
 }
 
-func (a *app) importDir(ctx context.Context, dir string, f importFlags) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) importDir(ctx context.Context, c *config.Loaded, dir string, f importFlags) error {
 	location, err := requireArchive(c)
 	if err != nil {
 		return err

@@ -15,8 +15,7 @@ type interruptError struct{ signal os.Signal }
 func (e *interruptError) Error() string { return fmt.Sprintf("interrupted (%s)", e.signal) }
 
 func wasInterrupted(ctx context.Context) bool {
-	var e *interruptError
-	return errors.As(context.Cause(ctx), &e)
+	return errors.As(context.Cause(ctx), new(*interruptError))
 }
 
 // interruptible ends the context at the first SIGINT or SIGTERM, so that what

@@ -3,12 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
@@ -25,11 +26,7 @@ them, WAL that is still in the spool included; or the runs of WAL segments, with
 what is missing between them; or the timelines and where they forked off.`,
 		ValidArgs: []string{"backups", "wal", "timelines"},
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
-		RunE: a.runs(func(ctx context.Context, args []string) error {
-			c, err := a.load()
-			if err != nil {
-				return err
-			}
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, args []string) error {
 			arch, err := a.openArchive(ctx, c)
 			if err != nil {
 				return err
@@ -71,10 +68,9 @@ func (v backupView) state() string {
 func (a *app) listBackups(ctx context.Context, source recovery.Source) error {
 	backups, unusable := []backupView{}, []string{}
 	for c, err := range backup.List(ctx, source.Archive) {
-		var bad *backup.UnusableError
 		switch {
-		case errors.As(err, &bad):
-			unusable = append(unusable, bad.Error())
+		case errors.As(err, new(*backup.UnusableError)):
+			unusable = append(unusable, err.Error())
 		case err != nil:
 			return err
 		default:
@@ -99,8 +95,7 @@ func (a *app) printBackups(backups []backupView, unusable []string, windows []re
 		return term.JSON(a.stdout, map[string]any{"backups": backups, "unusable": unusable, "recoverable": append([]recovery.Window{}, windows...)})
 	}
 	if len(backups)+len(unusable) == 0 {
-		_, err := fmt.Fprintln(a.stdout, "no backups; take one: walstream backup")
-		return err
+		return a.say("no backups; take one: walstream backup\n")
 	}
 	table := term.NewTable(a.stdout)
 	if len(backups) > 0 {
@@ -113,11 +108,5 @@ func (a *app) printBackups(backups []backupView, unusable []string, windows []re
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	for _, text := range unusable {
-		if _, err := fmt.Fprintln(a.stdout, text); err != nil {
-			return err
-		}
-	}
-	_, err := fmt.Fprintln(a.stdout, "recoverable: "+windowsText(windows))
-	return err
+	return a.say("%s\n", strings.Join(append(unusable, "recoverable: "+windowsText(windows)), "\n"))
 }

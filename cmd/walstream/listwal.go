@@ -194,9 +194,8 @@ func (a *app) listTimelines(ctx context.Context, source recovery.Source) error {
 func viewTimeline(ctx context.Context, arch *archive.Archive, tli wal.Timeline) (timelineView, error) {
 	v := timelineView{Timeline: tli}
 	h, _, err := arch.History(ctx, tli)
-	var corrupt *archive.CorruptError
 	switch {
-	case errors.Is(err, archive.ErrNotExist), errors.As(err, &corrupt):
+	case errors.Is(err, archive.ErrNotExist), errors.As(err, new(*archive.CorruptError)):
 		v.Problem = err.Error()
 	case err != nil:
 		return v, err

@@ -26,15 +26,12 @@ func (a *app) markCommand() *cobra.Command {
 		Use: "mark NAME", Short: "Name the present moment, for restore --target-name", Args: wants("NAME"),
 		Long: `Make a named restore point on the primary (pg_create_restore_point) and note it
 in the archive. "walstream restore --target-name NAME" goes back to it.`,
-		RunE: a.runs(func(ctx context.Context, args []string) error { return a.mark(ctx, args[0]) }),
+		RunE: a.configured(a.mark),
 	}
 }
 
-func (a *app) mark(ctx context.Context, name string) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) mark(ctx context.Context, c *config.Loaded, args []string) error {
+	name := args[0]
 	if name == "" || len(name) > maxPointName || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return &usageError{fmt.Errorf("restore point %q: want 1 to %d bytes without control characters", name, maxPointName)}
 	}
@@ -58,11 +55,7 @@ func (a *app) mark(ctx context.Context, name string) error {
 		return hint.With(fmt.Errorf("restore point %q was made at %s but not noted in the archive: %w", name, p.LSN, err),
 			"it can be used all the same: walstream restore DIR --target-name %s", hint.Quote(name))
 	}
-	if a.json {
-		return term.JSON(a.stdout, p)
-	}
-	_, err = fmt.Fprintf(a.stdout, "restore point %q at %s on timeline %s, %s\n", name, p.LSN, p.Timeline, term.Time(p.Time))
-	return err
+	return a.result(p, "restore point %q at %s on timeline %s, %s\n", name, p.LSN, p.Timeline, term.Time(p.Time))
 }
 
 // createPoint makes the restore point after it has made sure that the server

@@ -14,6 +14,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 )
@@ -45,7 +46,7 @@ those needs. It shows first what it would delete, and asks; without a terminal
 it needs --yes. What cannot be judged stays.`,
 		Example: `  walstream prune --keep-backups 7 --dry-run
   walstream prune --keep-backups 7 --yes`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.prune(ctx, f) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error { return a.prune(ctx, c, f) }),
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&f.keep, "keep-backups", 0, "how many backups to keep, at least 1")
@@ -54,11 +55,7 @@ it needs --yes. What cannot be judged stays.`,
 	return cmd
 }
 
-func (a *app) prune(ctx context.Context, f pruneFlags) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) prune(ctx context.Context, c *config.Loaded, f pruneFlags) error {
 	if f.keep < 1 {
 		return asUsage(a.cmd, errors.New("--keep-backups: say how many to keep, at least 1"))
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/pg"
-	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/receiver"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -33,27 +33,21 @@ func (a *app) receiveCommand() *cobra.Command {
 archive it. It runs until SIGINT or SIGTERM; then it stores what it has of the
 unfinished segment too. List it in synchronous_standby_names, by its
 application_name, to let commits wait for it.`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.receive(ctx, createSlot, until) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error {
+			return a.receive(ctx, c, createSlot, until)
+		}),
 	}
 	cmd.Flags().BoolVar(&createSlot, "create-slot", false, "make the replication slot if it is missing")
 	cmd.Flags().StringVar(&until, "once-until", "", "end when everything before this LSN is archived")
 	return cmd
 }
 
-func (a *app) receive(ctx context.Context, createSlot bool, until string) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) receive(ctx context.Context, c *config.Loaded, createSlot bool, until string) error {
 	location, err := requireArchive(c)
 	if err != nil {
 		return err
 	}
-	format := term.LogJSON
-	if term.IsTerminal(a.stderr) {
-		format = term.LogText
-	}
-	d := newDaemon(c, location, a.logger(format))
+	d := newDaemon(c, location, a.daemonLogger())
 	if until != "" {
 		if d.until, err = wal.ParseLSN(until); err != nil {
 			return &usageError{fmt.Errorf("--once-until: %w", err)}
@@ -82,8 +76,7 @@ func (a *app) receive(ctx context.Context, createSlot bool, until string) error 
 // time, then the spool is closed.
 func (d *daemon) run(ctx context.Context) (err error) {
 	unopened := d.reopenSpool()
-	var full *segment.FullError
-	if unopened != nil && !errors.As(unopened, &full) {
+	if unopened != nil && !errors.As(unopened, new(*segment.FullError)) {
 		return unopened
 	}
 	defer func() { err = errors.Join(err, d.close()) }()

@@ -57,7 +57,7 @@ interrupted goes on when the same command is given again.`,
   walstream restore /srv/restored --target-time '10 minutes ago'
   walstream restore /srv/restored
   walstream restore /srv/replica --standby --primary-conninfo 'host=db1 user=walstream'`,
-		RunE: a.runs(func(ctx context.Context, args []string) error { return a.restore(ctx, args[0], f) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, args []string) error { return a.restore(ctx, c, args[0], f) }),
 	}
 	flags := cmd.Flags()
 	f.addTarget(cmd)
@@ -88,11 +88,7 @@ func (f *restoreFlags) addTarget(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("target-time", "target-lsn", "target-xid", "target-name", "target-immediate")
 }
 
-func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) restore(ctx context.Context, c *config.Loaded, dir string, f restoreFlags) error {
 	target, err := f.target(time.Now())
 	if err != nil {
 		return &usageError{err}
@@ -142,15 +138,6 @@ func (a *app) restore(ctx context.Context, dir string, f restoreFlags) error {
 		return err
 	}
 	return &problemsError{"recovery did not end as planned"}
-}
-
-// say prints to standard output what --json does not need.
-func (a *app) say(format string, args ...any) error {
-	if a.json {
-		return nil
-	}
-	_, err := fmt.Fprintf(a.stdout, format, args...)
-	return err
 }
 
 func (a *app) restoreConfig(ctx context.Context, c *config.Loaded, dir string, f restoreFlags) (recovery.RestoreConfig, error) {

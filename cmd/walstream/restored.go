@@ -169,11 +169,10 @@ func (s *restored) failed(ctx context.Context, err error) error {
 func (s *restored) connect(ctx context.Context) (conn *pg.Conn, err error) {
 	for i, name := range s.users {
 		conn, err = pg.ConnectSQL(ctx, pg.Options{AllowStandby: true, Conninfo: conninfoOf(s.side, name)})
-		var refused *pgconn.PgError
 		if err == nil {
 			s.users = s.users[i : i+1]
 			return conn, nil
-		} else if !errors.As(err, &refused) {
+		} else if !errors.As(err, new(*pgconn.PgError)) {
 			break
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -176,6 +177,34 @@ func (a *app) runs(f func(ctx context.Context, args []string) error) func(*cobra
 	}
 }
 
+// configured makes f, which gets the settings, the body of a command.
+func (a *app) configured(f func(ctx context.Context, c *config.Loaded, args []string) error) func(*cobra.Command, []string) error {
+	return a.runs(func(ctx context.Context, args []string) error {
+		c, err := a.load()
+		if err != nil {
+			return err
+		}
+		return f(ctx, c, args)
+	})
+}
+
+// result prints v with --json, otherwise a text for people.
+func (a *app) result(v any, format string, args ...any) error {
+	if a.json {
+		return term.JSON(a.stdout, v)
+	}
+	_, err := fmt.Fprintf(a.stdout, format, args...)
+	return err
+}
+
+// say prints to standard output what --json does not need.
+func (a *app) say(format string, args ...any) error {
+	if a.json {
+		return nil
+	}
+	return a.result(nil, format, args...)
+}
+
 // load reads the settings and tells what is suspicious about them.
 func (a *app) load() (*config.Loaded, error) {
 	dir, err := os.Getwd()
@@ -189,8 +218,7 @@ func (a *app) load() (*config.Loaded, error) {
 		}
 	}
 	loaded, err := config.Load(src)
-	var wrong *config.Error
-	if errors.As(err, &wrong) {
+	if errors.As(err, new(*config.Error)) {
 		err = hint.With(err, "every key, what it means and its default: walstream config example")
 	}
 	if err != nil {
@@ -201,6 +229,14 @@ func (a *app) load() (*config.Loaded, error) {
 		log.Warn().Msg(w)
 	}
 	return loaded, nil
+}
+
+// daemonLogger is for what runs on and on: people see text, all else gets JSON.
+func (a *app) daemonLogger() zerolog.Logger {
+	if term.IsTerminal(a.stderr) {
+		return a.logger(term.LogText)
+	}
+	return a.logger(term.LogJSON)
 }
 
 // logger writes to standard error, in format unless --json says JSON.
@@ -217,12 +253,8 @@ func (a *app) logger(format term.LogFormat) zerolog.Logger {
 	if a.json {
 		format = term.LogJSON
 	}
-	color := term.IsTerminal(a.stderr) && !slices.ContainsFunc(a.environ, noColor)
+	color := term.IsTerminal(a.stderr) && !slices.ContainsFunc(a.environ, func(pair string) bool {
+		return pair != "NO_COLOR=" && strings.HasPrefix(pair, "NO_COLOR=") // no-color.org
+	})
 	return term.NewLogger(a.stderr, format, level, color)
-}
-
-// noColor follows no-color.org: set and not empty.
-func noColor(pair string) bool {
-	const name = "NO_COLOR="
-	return len(pair) > len(name) && pair[:len(name)] == name
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
-	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 )
 
@@ -30,15 +29,11 @@ in http.token_file, or a certificate of the authority in http.client_ca.
 GET /wal/FILE is a segment or timeline history, /history/N the history of
 timeline N, and /plan?target-time=T what "walstream restore --dry-run --json"
 plans, with its flags for target and backup as parameters.`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.serve(ctx) }),
+		RunE: a.configured(a.serve),
 	}
 }
 
-func (a *app) serve(ctx context.Context) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) serve(ctx context.Context, c *config.Loaded, _ []string) error {
 	if _, err := requireArchive(c); err != nil {
 		return err
 	}
@@ -58,11 +53,7 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	format := term.LogJSON
-	if term.IsTerminal(a.stderr) {
-		format = term.LogText
-	}
-	log := a.logger(format)
+	log := a.daemonLogger()
 	log.Info().Stringer("address", l.Addr()).Msg("serving WAL")
 	return serveHTTP(ctx, l, newWALMux(l.gate, recovery.Server{
 		Open:  func(ctx context.Context) (*archive.Archive, error) { return keys(c).Open(ctx, arch.Store()) },

@@ -19,14 +19,12 @@ func servePlan(w http.ResponseWriter, r *http.Request, s recovery.Server) {
 	plan, err := planFor(r, s)
 	var code int
 	var answer any
-	var usage *usageError
-	var refusal *recovery.Refusal
 	switch {
 	case err == nil:
 		code, answer = http.StatusOK, planFacts{plan, viewBackup(&plan.Backup)}
-	case errors.As(err, &usage):
+	case errors.As(err, new(*usageError)):
 		code, answer = http.StatusBadRequest, failure{"error", exitUsage, err.Error(), hint.Of(err)}
-	case errors.As(err, &refusal):
+	case errors.As(err, new(*recovery.Refusal)):
 		code, answer = http.StatusUnprocessableEntity, failure{"error", exitUnreachable, err.Error(), hint.Of(err)}
 	default:
 		s.Log.Warn().Err(err).Str("client", r.RemoteAddr).Msg("cannot plan")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
@@ -15,29 +16,22 @@ import (
 
 func (a *app) slotCommand() *cobra.Command {
 	cmd := a.group("slot", "Show, create or drop the replication slot that keeps WAL until it is archived")
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "show", Short: "Show the slot; exit code 3 when it keeps nothing", Args: wants(),
-			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotShow) }),
-		},
-		&cobra.Command{
-			Use: "create", Short: "Make the slot, keeping WAL from the last checkpoint on", Args: wants(),
-			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotCreate) }),
-		},
-		&cobra.Command{
-			Use: "drop", Short: "Remove the slot from all hosts: they then no longer keep WAL that is not archived", Args: wants(),
-			RunE: a.runs(func(ctx context.Context, _ []string) error { return a.onSlot(ctx, a.slotDrop) }),
-		},
-	)
-	return cmd
-}
-
-func (a *app) onSlot(ctx context.Context, do func(context.Context, receiver.Slot) error) error {
-	c, err := a.load()
-	if err != nil {
-		return err
+	for _, verb := range []struct {
+		name, short string
+		do          func(context.Context, receiver.Slot) error
+	}{
+		{"show", "Show the slot; exit code 3 when it keeps nothing", a.slotShow},
+		{"create", "Make the slot, keeping WAL from the last checkpoint on", a.slotCreate},
+		{"drop", "Remove the slot from all hosts: they then no longer keep WAL that is not archived", a.slotDrop},
+	} {
+		cmd.AddCommand(&cobra.Command{
+			Use: verb.name, Short: verb.short, Args: wants(),
+			RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error {
+				return verb.do(ctx, receiver.Slot{Options: server(c, "slot"), Name: c.Slot})
+			}),
+		})
 	}
-	return do(ctx, receiver.Slot{Options: server(c, "slot"), Name: c.Slot})
+	return cmd
 }
 
 func (a *app) slotShow(ctx context.Context, slot receiver.Slot) error {
@@ -48,13 +42,14 @@ func (a *app) slotShow(ctx context.Context, slot receiver.Slot) error {
 	if err := a.printSlot(state); err != nil {
 		return err
 	}
-	switch {
-	case !state.Exists:
-		return hint.With(&problemsError{fmt.Sprintf("slot %q does not exist", slot.Name)}, "walstream slot create --slot %s", slot.Name)
-	case !state.Holds():
-		return hint.With(&problemsError{fmt.Sprintf("slot %q keeps no WAL", slot.Name)}, "walstream slot create --slot %s", slot.Name)
+	if state.Holds() {
+		return nil
 	}
-	return nil
+	what := "keeps no WAL"
+	if !state.Exists {
+		what = "does not exist"
+	}
+	return hint.With(&problemsError{fmt.Sprintf("slot %q %s", slot.Name, what)}, "walstream slot create --slot %s", slot.Name)
 }
 
 func (a *app) printSlot(state receiver.SlotState) error {
@@ -88,15 +83,11 @@ func (a *app) slotCreate(ctx context.Context, slot receiver.Slot) error {
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return term.JSON(a.stdout, map[string]any{"name": slot.Name, "created": created})
-	}
 	what := "exists already"
 	if created {
 		what = "created"
 	}
-	_, err = fmt.Fprintf(a.stdout, "slot %s: %s\n", slot.Name, what)
-	return err
+	return a.result(map[string]any{"name": slot.Name, "created": created}, "slot %s: %s\n", slot.Name, what)
 }
 
 // slotDrop removes the slot from all hosts: receive keeps it on the standbys
@@ -127,9 +118,5 @@ func (a *app) slotDrop(ctx context.Context, slot receiver.Slot) error {
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return term.JSON(a.stdout, map[string]any{"name": slot.Name, "dropped": true})
-	}
-	_, err = fmt.Fprintf(a.stdout, "slot %s: dropped\n", slot.Name)
-	return err
+	return a.result(map[string]any{"name": slot.Name, "dropped": true}, "slot %s: dropped\n", slot.Name)
 }

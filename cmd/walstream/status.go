@@ -91,17 +91,13 @@ none is running, show what the spool and the archive hold.
 
 With --watch it does so each second until it is interrupted: on a terminal in
 place, otherwise a line at a time, with --json one object a line.`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.status(ctx, watch) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error { return a.status(ctx, c, watch) }),
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
 	return cmd
 }
 
-func (a *app) status(ctx context.Context, watch bool) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) status(ctx context.Context, c *config.Loaded, watch bool) error {
 	l := looker{app: a, conf: c}
 	if watch {
 		return a.watchStatus(ctx, l.look)
@@ -274,8 +270,7 @@ func (v *statusView) readSpool(view *segment.SpoolView) error {
 func lastBackup(ctx context.Context, arch *archive.Archive) (*backupView, error) {
 	var last *backupView
 	for c, err := range backup.List(ctx, arch) {
-		var unusable *backup.UnusableError
-		if errors.As(err, &unusable) {
+		if errors.As(err, new(*backup.UnusableError)) {
 			continue
 		}
 		if err != nil {
