@@ -123,11 +123,25 @@ type archivedSink struct {
 // Sync implements [receiver.Sink].
 func (s archivedSink) Sync() (wal.LSN, error) {
 	end, err := s.Spool.Sync()
+	wake(s.synced)
+	return end, err
+}
+
+func wake(c chan<- struct{}) {
 	select {
-	case s.synced <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it has been told already
 	}
-	return end, err
+}
+
+// pause waits; false says that ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // pinArchive opens the archive, or makes it. A slot that was moved says that
@@ -236,10 +250,8 @@ func (d *daemon) uploader(arch *archive.Archive, from archive.Source, tail archi
 // watchBackups looks each minute for the newest backup. It reads backups only
 // when there are others than before.
 func (d *daemon) watchBackups(ctx context.Context, arch *archive.Archive) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
 	var seen []string
-	for {
+	for more := true; more; more = pause(ctx, time.Minute) {
 		var names []string
 		var err error
 		for info, lerr := range arch.Store().List(ctx, archive.BackupsPrefix, "") {
@@ -257,21 +269,14 @@ func (d *daemon) watchBackups(ctx context.Context, arch *archive.Archive) error 
 		if err != nil && ctx.Err() == nil {
 			d.log.Debug().Err(err).Msg("looking for backups")
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	return nil
 }
 
 // awaitArchive opens the archive. Only first use, in openSink, may make one: a
 // directory whose file system is not mounted looks like an empty archive.
 func (d *daemon) awaitArchive(ctx context.Context) (*archive.Archive, error) {
-	d.mu.Lock()
-	arch := d.arch
-	d.mu.Unlock()
-	if arch != nil {
+	if arch, err := d.archiveOpen(); err == nil {
 		return arch, nil
 	}
 	wait := backoff.NewExponentialBackOff()
@@ -375,19 +380,6 @@ func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
 	}
 	if since, to, ok := d.archived.confirm(h, tli, end); ok {
 		d.recv.HoldSlot().Advance(since, segment.Position{Timeline: tli, LSN: to})
-	}
-}
-
-// awaitEmpty waits until nothing in the spool waits for the archive.
-func (d *daemon) awaitEmpty(ctx context.Context, spool *segment.Spool, up *archive.Uploader) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for spool.Usage().Waiting > 0 && len(up.Status().Stopped) == 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
 }
 

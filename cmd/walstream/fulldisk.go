@@ -16,7 +16,6 @@ import (
 // makeRoom archives what waits in a spool that could not be opened because its
 // disk is full, until it can be, or ctx ends. Any other error is returned.
 func (d *daemon) makeRoom(ctx context.Context, err error) error {
-	const pause = 3 * time.Second
 	for {
 		if !errors.As(err, new(*segment.FullError)) {
 			return err
@@ -31,10 +30,8 @@ func (d *daemon) makeRoom(ctx context.Context, err error) error {
 		if err = d.drainFull(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, 3*time.Second) {
 			return nil
-		case <-time.After(pause):
 		}
 		if err = d.reopenSpool(); err == nil {
 			d.mu.Lock()

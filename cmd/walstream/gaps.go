@@ -138,17 +138,14 @@ func (d *daemon) onGap(ctx context.Context, g segment.GapError, why error) error
 	if err != nil {
 		return err
 	}
-	select {
-	case d.newGap <- struct{}{}:
-	default:
-	}
+	wake(d.newGap)
 	return nil
 }
 
 // closeGaps takes a base backup whenever there is a gap without one behind it,
 // also one that an earlier process has recorded. It goes on until ctx ends.
 func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
-	const pause = time.Minute
+	const interval = time.Minute
 	known := 0 // gaps that the last backup was taken for
 	for {
 		gaps, err := findGaps(ctx, arch)
@@ -160,7 +157,7 @@ func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
 		var again <-chan time.Time
 		open := openGaps(gaps)
 		if open > 0 {
-			again = time.After(pause) // somebody else may take one
+			again = time.After(interval) // somebody else may take one
 		}
 		if open > 0 && len(gaps) > known && d.conf.OnGap == "backup" {
 			d.log.Warn().Uint64("missing_segments", open).Msg("taking a base backup: nothing behind a gap can be restored without one")
@@ -170,8 +167,8 @@ func (d *daemon) closeGaps(ctx context.Context, arch *archive.Archive) error {
 			}
 		}
 		if err != nil && ctx.Err() == nil {
-			d.log.Error().Err(err).Func(hint.Log(err)).Stringer("retry_in", pause).Msg("no base backup behind a gap yet")
-			again = time.After(pause)
+			d.log.Error().Err(err).Func(hint.Log(err)).Stringer("retry_in", interval).Msg("no base backup behind a gap yet")
+			again = time.After(interval)
 		}
 		select {
 		case <-ctx.Done():

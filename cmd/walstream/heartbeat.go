@@ -16,11 +16,9 @@ const heartbeatInterval = time.Minute
 // beat notes moments of the server, each once the archive holds all WAL up to
 // it, until ctx ends.
 func (d *daemon) beat(ctx context.Context, arch *archive.Archive) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	var m receiver.Moment // not noted yet
 	var noted time.Time
-	for {
+	for more := true; more; more = pause(ctx, time.Second) {
 		if m.Time.IsZero() && time.Since(noted) > heartbeatInterval {
 			m = d.recv.HoldSlot().Status().Moment
 		}
@@ -33,12 +31,8 @@ func (d *daemon) beat(ctx context.Context, arch *archive.Archive) error {
 			}
 			m, noted = receiver.Moment{}, time.Now()
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	return nil
 }
 
 // holds says whether all before a position is archived, tails included.

@@ -97,10 +97,7 @@ func (d *daemon) lost() {
 	d.losses++
 	d.complete = false
 	d.mu.Unlock()
-	select {
-	case d.doubt <- struct{}{}:
-	default: // it has been told already
-	}
+	wake(d.doubt)
 }
 
 // trust says that there was no hole after so many losses.

@@ -107,11 +107,9 @@ func (d *daemon) handler(g *gate) (http.Handler, error) {
 
 // archiveAnew opens the archive again, for those that it serves.
 func (d *daemon) archiveAnew(ctx context.Context) (*archive.Archive, error) {
-	d.mu.Lock()
-	arch := d.arch
-	d.mu.Unlock()
-	if arch == nil {
-		return nil, errors.New("the archive is not open yet")
+	arch, err := d.archiveOpen()
+	if err != nil {
+		return nil, err
 	}
 	return keys(d.conf).Open(ctx, arch.Store())
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
-	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/segment"
 )
@@ -171,12 +170,7 @@ func (t *takeover) useArchive(ctx context.Context, c *config.Loaded, store archi
 func matchServer(ctx context.Context, c *config.Loaded, identity segment.Identity) error {
 	opts := server(c, "import")
 	opts.AllowStandby = true
-	conn, err := pg.ConnectReplication(ctx, opts)
-	if err != nil {
-		return err
-	}
-	defer conn.Done()
-	have, _, err := conn.Identity(ctx)
+	have, _, err := serverIdentity(ctx, opts)
 	if err != nil {
 		return err
 	}

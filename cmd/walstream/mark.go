@@ -62,13 +62,7 @@ func (a *app) mark(ctx context.Context, c *config.Loaded, args []string) error {
 // is the one that the archive belongs to.
 func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, name string) (archive.RestorePoint, error) {
 	options := server(c, "mark")
-	repl, err := pg.ConnectReplication(ctx, options)
-	if err != nil {
-		return archive.RestorePoint{}, err
-	}
-	id, sys, err := repl.Identity(ctx)
-	// The answer is all that was wanted of this connection.
-	_ = repl.Close(ctx)
+	id, sys, err := serverIdentity(ctx, options)
 	if err == nil {
 		err = arch.Identity().Match("archive "+arch.Store().String(), id)
 	}
@@ -79,13 +73,13 @@ func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, n
 	if err != nil {
 		return archive.RestorePoint{}, err
 	}
-	defer func() { _ = conn.Close(ctx) }() // nothing is pending on it
+	defer conn.Done()
 	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+	if pg.Code(err) == pg.CodeInsufficientRight {
+		err = hint.With(errors.New("the role may not call pg_create_restore_point"),
+			"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO %s;", pg.QuoteIdent(conn.ParameterStatus("session_authorization")))
+	}
 	if err != nil {
-		if pg.Code(err) == pg.CodeInsufficientRight {
-			err = hint.With(errors.New("the role may not call pg_create_restore_point"),
-				"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO %s;", pg.QuoteIdent(conn.ParameterStatus("session_authorization")))
-		}
 		return archive.RestorePoint{}, err
 	}
 	return parsePoint(rows, archive.RestorePoint{Name: name, Timeline: sys.Timeline})

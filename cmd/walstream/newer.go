@@ -38,14 +38,12 @@ func (d *daemon) newer(ctx context.Context, h segment.History) (wal.Timeline, st
 func (d *daemon) newerArchived(ctx context.Context, h segment.History) (wal.Timeline, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	d.mu.Lock()
-	arch := d.arch
-	d.mu.Unlock()
-	var err error
-	if arch == nil {
-		if arch, err = d.openArchive(ctx); err != nil {
-			return 0, err
-		}
+	arch, err := d.archiveOpen()
+	if err != nil {
+		arch, err = d.openArchive(ctx)
+	}
+	if err != nil {
+		return 0, err
 	}
 	known, err := arch.Timelines(ctx)
 	if err != nil {

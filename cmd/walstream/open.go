@@ -10,6 +10,7 @@ import (
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
+	"github.com/walstream/walstream/segment"
 )
 
 // openArchive opens the archive that the settings name, which must exist.
@@ -48,6 +49,16 @@ func locate(ctx context.Context, c *config.Loaded, create, patient bool) (archiv
 // keys are what the archive is encrypted with, if it is.
 func keys(c *config.Loaded) archive.Keys {
 	return archive.Keys{Recipients: c.Recipients, IdentityFile: c.IdentityFile}
+}
+
+// serverIdentity asks a server who it is.
+func serverIdentity(ctx context.Context, opts pg.Options) (segment.Identity, pg.System, error) {
+	conn, err := pg.ConnectReplication(ctx, opts)
+	if err != nil {
+		return segment.Identity{}, pg.System{}, err
+	}
+	defer conn.Done()
+	return conn.Identity(ctx)
 }
 
 // server leads to the primary for a short task. The name by which the

@@ -127,20 +127,13 @@ func (d *daemon) run(ctx context.Context) (err error) {
 // watch ends the stream once everything before d.until is durable here or
 // archived already, and the archive is there to take it.
 func (d *daemon) watch(ctx context.Context, stop context.CancelCauseFunc) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for pause(ctx, 50*time.Millisecond) {
 		archived, _ := d.archived.lsn()
 		if max(d.recv.Status().Flushed, archived) >= d.until && d.uploading() != nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
+			stop(errReached)
 			return
-		case <-tick.C:
 		}
 	}
-	stop(errReached)
 }
 
 // missed says why --once-until ended too early.
@@ -160,22 +153,19 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 	if spool == nil {
 		return
 	}
+	held, _ := spool.Resume()
 	if up != nil {
 		ctx, cancel := limit()
-		d.awaitEmpty(ctx, spool, up)
-		cancel()
-	}
-	if up != nil {
-		ctx, cancel := limit()
+		defer cancel()
+		for spool.Usage().Waiting > 0 && len(up.Status().Stopped) == 0 && pause(ctx, 20*time.Millisecond) {
+		}
+		ctx, cancel = limit()
 		defer cancel()
 		open, _ := spool.OpenSegment()
 		if err := up.StoreTail(ctx, open); err != nil {
 			d.log.Warn().Err(err).Msg("the unfinished segment is not archived")
 		}
-	}
-	held, _ := spool.Resume()
-	if up != nil {
-		ctx, cancel := limit()
+		ctx, cancel = limit()
 		defer cancel()
 		h, err := d.serverHistory()
 		if err == nil {

@@ -110,10 +110,8 @@ func (s *restored) await(ctx context.Context, enough func(*recoveryEnd) bool) (*
 		if enough(e) {
 			return e, nil
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, 100*time.Millisecond) {
 			return nil, s.failed(ctx, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }

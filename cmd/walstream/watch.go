@@ -13,12 +13,10 @@ import (
 // watchStatus shows what look sees each second until ctx ends, which is the
 // error that it returns then.
 func (a *app) watchStatus(ctx context.Context, look func(context.Context) (*statusView, error)) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
+	for more := true; more; more = pause(ctx, time.Second) {
 		v, err := look(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			break
 		}
 		if err == nil {
 			err = a.showOnce(v, time.Now())
@@ -26,12 +24,8 @@ func (a *app) watchStatus(ctx context.Context, look func(context.Context) (*stat
 		if err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
 	}
+	return ctx.Err()
 }
 
 func (a *app) showOnce(v *statusView, now time.Time) error {
