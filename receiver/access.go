@@ -16,17 +16,20 @@ import (
 
 // slotAccess is a way to read and move a slot.
 type slotAccess interface {
-	read(context.Context) (SlotState, error)
-	// position is how far the server has flushed its timeline, and a moment of
-	// it, which is zero where SQL is not allowed.
-	position(context.Context) (segment.Position, Moment, error)
+	look(context.Context) (slotSight, error)
 	// advance moves the slot of a server on that timeline forward and
 	// returns where it is then; its own position counts as use of the slot.
 	// It never goes beyond what the server has flushed.
 	advance(context.Context, segment.Position) (wal.LSN, error)
-	// syncStates is for HoldStatus.
-	syncStates(context.Context) (map[uint32]string, error)
 	close()
+}
+
+// slotSight is what is seen of a slot and its server in one look.
+type slotSight struct {
+	slot   SlotState
+	at     segment.Position  // how far the server has flushed its timeline
+	moment Moment            // of it, zero where SQL is not allowed
+	sync   map[uint32]string // [HoldStatus.SyncStates]
 }
 
 // sqlAccess moves the slot with pg_replication_slot_advance, on one connection
@@ -39,51 +42,43 @@ type sqlAccess struct {
 
 // check refuses another cluster than the one that was accepted.
 func (a *sqlAccess) check(ctx context.Context, want segment.Identity) error {
-	rows, err := a.conn.Rows(ctx, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
-	if err != nil {
-		return err
-	}
 	have := want
-	if have.SystemIdentifier, err = strconv.ParseUint(rows[0][0], 10, 64); err != nil {
-		return fmt.Errorf("system identifier: %w", err)
+	if err := a.conn.Row(ctx, "SELECT system_identifier FROM pg_catalog.pg_control_system()", &have.SystemIdentifier); err != nil {
+		return err
 	}
 	return have.Match("server "+a.conn.Address(), want)
 }
 
-func (a *sqlAccess) read(ctx context.Context) (SlotState, error) { return a.slot.readSQL(ctx, a.conn) }
+func (a *sqlAccess) look(ctx context.Context) (s slotSight, err error) {
+	if s.sync, err = a.syncStates(ctx); err != nil {
+		return s, err
+	}
+	if s.slot, err = a.slot.readSQL(ctx, a.conn); err != nil {
+		return s, err
+	}
+	s.at, s.moment, err = a.position(ctx)
+	return s, err
+}
 
 // position takes the timeline from the name of the present WAL file. A primary
 // keeps its timeline as long as the connection lasts.
 func (a *sqlAccess) position(ctx context.Context) (pos segment.Position, m Moment, err error) {
-	rows, err := a.conn.Rows(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), pg_catalog.pg_current_wal_flush_lsn(), "+
-		"pg_catalog.to_json(pg_catalog.clock_timestamp()) #>> '{}', pg_catalog.pg_current_wal_insert_lsn()")
+	var file string
+	err = a.conn.Row(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), pg_catalog.pg_current_wal_flush_lsn(), "+
+		"pg_catalog.to_json(pg_catalog.clock_timestamp()) #>> '{}', pg_catalog.pg_current_wal_insert_lsn()", &file, &pos.LSN, &m.Time, &m.Insert.LSN)
 	if err != nil {
 		return pos, m, err
 	}
-	id, err := segment.ParseName(rows[0][0], a.size)
-	if err != nil {
-		return pos, m, err
-	}
-	pos.Timeline = id.Timeline
-	if pos.LSN, err = wal.ParseLSN(rows[0][1]); err != nil {
-		return pos, m, err
-	}
-	if m.Time, err = time.Parse(time.RFC3339Nano, rows[0][2]); err != nil {
-		return pos, m, err
-	}
-	m.Insert = segment.Position{Timeline: id.Timeline}
-	m.Insert.LSN, err = wal.ParseLSN(rows[0][3])
+	id, err := segment.ParseName(file, a.size)
+	pos.Timeline, m.Insert.Timeline = id.Timeline, id.Timeline
 	m.Insert.LSN = a.size.BeforeHeader(m.Insert.LSN)
 	return pos, m, err
 }
 
-func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (wal.LSN, error) {
-	rows, err := a.conn.Rows(ctx, fmt.Sprintf("SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance(%s, '%s')",
-		pg.QuoteLiteral(a.slot.Name), to.LSN))
-	if err != nil {
-		return 0, err
-	}
-	return wal.ParseLSN(rows[0][0])
+func (a *sqlAccess) advance(ctx context.Context, to segment.Position) (at wal.LSN, err error) {
+	err = a.conn.Row(ctx, fmt.Sprintf("SELECT end_lsn FROM pg_catalog.pg_replication_slot_advance(%s, '%s')",
+		pg.QuoteLiteral(a.slot.Name), to.LSN), &at)
+	return at, err
 }
 
 func (a *sqlAccess) syncStates(ctx context.Context) (map[uint32]string, error) {
@@ -111,35 +106,23 @@ var errInvalidated = errors.New("the slot has been invalidated")
 // that allow no SQL: walsender takes over the flush position of a status.
 type protocolAccess struct{ h *HoldSlot }
 
-func (a protocolAccess) read(ctx context.Context) (SlotState, error) {
-	conn, err := a.h.walsender(ctx)
+func (a protocolAccess) look(ctx context.Context) (s slotSight, err error) {
+	conn, sys, err := a.h.walsender(ctx)
 	if err != nil {
-		return SlotState{}, err
+		return s, err
 	}
 	defer conn.Done()
-	return a.h.at.slot.read(ctx, conn)
-}
-
-func (a protocolAccess) position(ctx context.Context) (segment.Position, Moment, error) {
-	conn, err := a.h.walsender(ctx)
-	if err != nil {
-		return segment.Position{}, Moment{}, err
-	}
-	defer conn.Done()
-	sys, err := conn.IdentifySystem(ctx)
-	return segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}, Moment{}, err
+	s.slot, err = a.h.at.slot.read(ctx, conn)
+	s.at = segment.Position{Timeline: sys.Timeline, LSN: sys.FlushLSN}
+	return s, err
 }
 
 func (a protocolAccess) advance(ctx context.Context, pos segment.Position) (wal.LSN, error) {
-	conn, err := a.h.walsender(ctx)
+	conn, sys, err := a.h.walsender(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Done()
-	sys, err := conn.IdentifySystem(ctx)
-	if err != nil {
-		return 0, err
-	}
 	if sys.Timeline != pos.Timeline {
 		return 0, fmt.Errorf("the server has changed from timeline %s to %s", pos.Timeline, sys.Timeline)
 	}
@@ -202,7 +185,5 @@ func await[T pgproto3.BackendMessage](ctx context.Context, conn *pg.Conn) error 
 		}
 	}
 }
-
-func (a protocolAccess) syncStates(context.Context) (map[uint32]string, error) { return nil, nil }
 
 func (a protocolAccess) close() {} // its connections are short

@@ -58,10 +58,7 @@ func (e *BranchError) Error() string {
 // alarming says whether err is a state of the server, or of the sink's disk,
 // that somebody should look at, rather than a connection that failed.
 func alarming(err error) bool {
-	var behind *BehindError
-	var branch *BranchError
-	var superseded *pg.SupersededError
-	return errors.As(err, &behind) || errors.As(err, &branch) || errors.As(err, &superseded)
+	return errors.As(err, new(*BehindError)) || errors.As(err, new(*BranchError)) || errors.As(err, new(*pg.SupersededError))
 }
 
 var errServerShutdown = errors.New("the server has shut down")
@@ -73,8 +70,7 @@ func (e *sinkError) Error() string { return e.err.Error() }
 func (e *sinkError) Unwrap() error { return e.err }
 
 func fromSink(err error) error {
-	var full *segment.FullError
-	if err == nil || errors.As(err, &full) {
+	if err == nil || errors.As(err, new(*segment.FullError)) {
 		return err
 	}
 	return &sinkError{err}

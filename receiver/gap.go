@@ -112,8 +112,7 @@ func serves(ctx context.Context, conn *pg.Conn, id segment.ID, size segment.Size
 		return false, err
 	}
 	err := explainStream(await[*pgproto3.CopyData](ctx, conn), id.Timeline, id.Start(size))
-	var removed *WALRemovedError
-	if err != nil && !errors.As(err, &removed) {
+	if err != nil && !errors.As(err, new(*WALRemovedError)) {
 		return false, err
 	}
 	if err == nil {

@@ -129,10 +129,7 @@ func (h *HoldSlot) Advance(since wal.LSN, pos segment.Position) {
 		h.since, h.target = since, pos
 	}
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
-	}
+	wake(h.wake)
 }
 
 // allowed is how far the slot of a server on timeline tli may move; zero when
@@ -213,18 +210,15 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	if err := h.connect(ctx); err != nil {
 		return err
 	}
-	states, err := h.access.syncStates(ctx)
+	remade := h.Status().Recreated
+	seen, err := h.access.look(ctx)
 	if err != nil {
 		return err
 	}
 	h.mu.Lock()
-	h.status.SyncStates = states
+	h.status.SyncStates, h.status.Moment = seen.sync, seen.moment
 	h.mu.Unlock()
-	remade := h.Status().Recreated
-	st, err := h.access.read(ctx)
-	if err != nil {
-		return err
-	}
+	st, at := seen.slot, seen.at
 	if !st.Holds() && !h.streams {
 		if st, err = h.recreate(ctx, st, remade); err != nil {
 			return err
@@ -234,13 +228,6 @@ func (h *HoldSlot) keep(ctx context.Context) error {
 	if h.streams {
 		return nil
 	}
-	at, moment, err := h.access.position(ctx)
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	h.status.Moment = moment
-	h.mu.Unlock()
 	to, over := h.goal(at, st.RestartLSN)
 	var hole error
 	if to > st.RestartLSN && !over {
@@ -318,7 +305,7 @@ func (h *HoldSlot) keptOn(tli wal.Timeline) wal.LSN {
 // recreate makes a slot that holds nothing anew. It was seen so when the slot
 // had been remade that often.
 func (h *HoldSlot) recreate(ctx context.Context, was SlotState, remade int) (SlotState, error) {
-	conn, err := h.walsender(ctx)
+	conn, _, err := h.walsender(ctx)
 	if err != nil {
 		return was, err
 	}
@@ -381,21 +368,22 @@ func (h *HoldSlot) connect(ctx context.Context) error {
 	return nil
 }
 
-// walsender is a replication connection to the cluster that was accepted.
-func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, error) {
+// walsender is a replication connection to the cluster that was accepted, and
+// where that is.
+func (h *HoldSlot) walsender(ctx context.Context) (*pg.Conn, pg.System, error) {
 	conn, err := pg.ConnectReplication(ctx, h.at.slot.Options)
 	if err != nil {
-		return nil, err
+		return nil, pg.System{}, err
 	}
-	id, _, err := conn.Identity(ctx)
+	id, sys, err := conn.Identity(ctx)
 	if err == nil {
 		err = id.Match("server "+conn.Address(), h.identity)
 	}
 	if err != nil {
 		conn.Done()
-		return nil, fmt.Errorf("slot %s: %w", h.at.slot.Name, err)
+		return nil, sys, fmt.Errorf("slot %s: %w", h.at.slot.Name, err)
 	}
-	return conn, nil
+	return conn, sys, nil
 }
 
 func (h *HoldSlot) close() {

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -149,11 +150,11 @@ func New(cfg Config) (*Receiver, error) {
 		return nil, errors.New("receiver: no OpenSink")
 	}
 	cfg.Options.AllowStandby = false
-	cfg.StatusInterval = orDefault(cfg.StatusInterval, 10*time.Second)
-	cfg.SilenceTimeout = orDefault(cfg.SilenceTimeout, time.Minute)
-	cfg.SlotInterval = orDefault(cfg.SlotInterval, 10*time.Second)
-	cfg.WatchInterval = orDefault(cfg.WatchInterval, time.Second)
-	cfg.ConfirmTimeout = orDefault(cfg.ConfirmTimeout, 30*time.Second)
+	cfg.StatusInterval = cmp.Or(cfg.StatusInterval, 10*time.Second)
+	cfg.SilenceTimeout = cmp.Or(cfg.SilenceTimeout, time.Minute)
+	cfg.SlotInterval = cmp.Or(cfg.SlotInterval, 10*time.Second)
+	cfg.WatchInterval = cmp.Or(cfg.WatchInterval, time.Second)
+	cfg.ConfirmTimeout = cmp.Or(cfg.ConfirmTimeout, 30*time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -170,13 +171,6 @@ func New(cfg Config) (*Receiver, error) {
 	r.hold.max, r.hold.streams, r.hold.durable = wal.LSN(cfg.HoldMax), cfg.StreamSlot, r.board.durable
 	r.hold.status.Streamed = cfg.StreamSlot
 	return r, nil
-}
-
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return d
 }
 
 // HoldSlot keeps the slot behind the archive. Its Run belongs beside this
@@ -245,14 +239,11 @@ func (r *Receiver) Run(ctx context.Context) error {
 
 // final says whether err ends Run.
 func (r *Receiver) final(err error) bool {
-	var (
-		foreign *segment.ForeignError
-		gap     *segment.GapError
-		stored  *sinkError
-		refused *refusal
-	)
-	if errors.As(err, &foreign) || errors.As(err, &gap) && r.cfg.OnGap == nil || errors.As(err, &stored) {
+	if errors.As(err, new(*segment.ForeignError)) || errors.As(err, new(*sinkError)) {
 		return true
 	}
-	return !r.accepted && (errors.As(err, &refused) || pg.Definite(err))
+	if errors.As(err, new(*segment.GapError)) && r.cfg.OnGap == nil {
+		return true
+	}
+	return !r.accepted && (errors.As(err, new(*refusal)) || pg.Definite(err))
 }

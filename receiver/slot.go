@@ -16,7 +16,7 @@ import (
 // Slots of a standby are its own: set Options.AllowStandby to work on those.
 type Slot struct {
 	Options pg.Options
-	Name    string
+	Name    string // that the configuration has checked
 }
 
 // SlotState is what the server says about a slot.
@@ -54,9 +54,6 @@ func checkSlotName(name string) error {
 
 // Show asks for the slot's state, by SQL if that is allowed.
 func (s Slot) Show(ctx context.Context) (SlotState, error) {
-	if err := checkSlotName(s.Name); err != nil {
-		return SlotState{}, err
-	}
 	conn, err := pg.ConnectSQL(ctx, s.Options)
 	if err == nil {
 		defer conn.Done()
@@ -76,9 +73,6 @@ func (s Slot) Show(ctx context.Context) (SlotState, error) {
 // slot that exists and holds WAL is left alone, and created is false; one that
 // holds none is replaced.
 func (s Slot) Create(ctx context.Context) (created bool, err error) {
-	if err := checkSlotName(s.Name); err != nil {
-		return false, err
-	}
 	state, err := s.Show(ctx)
 	if err != nil {
 		return false, err
@@ -94,9 +88,6 @@ func (s Slot) Create(ctx context.Context) (created bool, err error) {
 // Drop removes the slot. The server then no longer keeps WAL that is not
 // archived.
 func (s Slot) Drop(ctx context.Context) error {
-	if err := checkSlotName(s.Name); err != nil {
-		return err
-	}
 	conn, err := pg.ConnectReplication(ctx, s.Options)
 	if err != nil {
 		return err

@@ -96,8 +96,7 @@ func (s *stream) run(ctx context.Context) error {
 	g.Go(func() error { return s.orAbort(s.watch(ended)) })
 	g.Go(func() error { return s.orAbort(s.tellConfirmed(ended)) })
 	err := g.Wait()
-	var failed *sinkError
-	if s.begun && !errors.As(err, &failed) {
+	if s.begun && !errors.As(err, new(*sinkError)) {
 		err = errors.Join(err, s.sync())
 	}
 	return err

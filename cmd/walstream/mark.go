@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +13,6 @@ import (
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
-	"github.com/walstream/walstream/wal"
 )
 
 // maxPointName is MAXFNAMELEN - 1, PostgreSQL's limit in bytes.
@@ -63,39 +60,23 @@ func (a *app) mark(ctx context.Context, c *config.Loaded, args []string) error {
 func createPoint(ctx context.Context, c *config.Loaded, arch *archive.Archive, name string) (archive.RestorePoint, error) {
 	options := server(c, "mark")
 	id, sys, err := serverIdentity(ctx, options)
+	p := archive.RestorePoint{Name: name, Timeline: sys.Timeline}
 	if err == nil {
 		err = arch.Identity().Match("archive "+arch.Store().String(), id)
 	}
 	if err != nil {
-		return archive.RestorePoint{}, err
+		return p, err
 	}
 	conn, err := pg.ConnectSQL(ctx, options)
 	if err != nil {
-		return archive.RestorePoint{}, err
+		return p, err
 	}
 	defer conn.Done()
-	rows, err := conn.Rows(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+	err = conn.Row(ctx, "SELECT pg_create_restore_point("+pg.QuoteLiteral(name)+"), to_json(clock_timestamp()) #>> '{}'", &p.LSN, &p.Time)
 	if pg.Code(err) == pg.CodeInsufficientRight {
 		err = hint.With(errors.New("the role may not call pg_create_restore_point"),
 			"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO %s;", pg.QuoteIdent(conn.ParameterStatus("session_authorization")))
 	}
-	if err != nil {
-		return archive.RestorePoint{}, err
-	}
-	return parsePoint(rows, archive.RestorePoint{Name: name, Timeline: sys.Timeline})
-}
-
-func parsePoint(rows [][]string, p archive.RestorePoint) (archive.RestorePoint, error) {
-	if len(rows) != 1 || len(rows[0]) != 2 {
-		return p, errors.New("pg_create_restore_point: unusable answer")
-	}
-	micros, err := strconv.ParseInt(rows[0][1], 10, 64)
-	if err == nil {
-		p.LSN, err = wal.ParseLSN(rows[0][0])
-	}
-	if err != nil {
-		return p, fmt.Errorf("pg_create_restore_point: unusable answer: %w", err)
-	}
-	p.Time = time.UnixMicro(micros).UTC()
-	return p, nil
+	p.Time = p.Time.UTC()
+	return p, err
 }

@@ -76,7 +76,7 @@ func (s *restored) follow(ctx context.Context, p *recovery.Plan, progress *term.
 	switch {
 	case len(end.Differs) > 0: // left for people to look at
 	case p.Target.Action == recovery.ActionPromote && end.Paused:
-		if err := s.query(ctx, "SELECT pg_wal_replay_resume()", nil); err != nil {
+		if err := s.row(ctx, "SELECT pg_wal_replay_resume()", new(string)); err != nil {
 			return nil, s.failed(ctx, err)
 		}
 		live, err := s.await(ctx, func(e *recoveryEnd) bool { return e.Live })
@@ -101,9 +101,10 @@ func (s *restored) await(ctx context.Context, enough func(*recoveryEnd) bool) (*
 	}
 	for {
 		e := &recoveryEnd{Socket: s.side}
-		err := s.query(ctx, "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN "+paused+" ELSE false END, coalesce(pg_last_wal_replay_lsn(), '0/0'), "+
+		err := s.row(ctx, "SELECT NOT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN "+paused+" ELSE false END, pg_last_wal_replay_lsn(), "+
 			"CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.history' END, "+
-			`to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`, e)
+			`to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`,
+			&e.Live, &e.Paused, &e.LSN, &e.history, &e.LastFinish)
 		if err != nil {
 			return nil, s.failed(ctx, err)
 		}
@@ -116,23 +117,14 @@ func (s *restored) await(ctx context.Context, enough func(*recoveryEnd) bool) (*
 	}
 }
 
-// query runs SQL, and reads what [restored.await] asks for into e if that is set.
-func (s *restored) query(ctx context.Context, sql string, e *recoveryEnd) error {
+// row runs SQL that answers with one row.
+func (s *restored) row(ctx context.Context, sql string, dst ...any) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Done()
-	results, err := conn.Exec(ctx, sql).ReadAll()
-	if err != nil || e == nil {
-		return err
-	}
-	row := results[0].Rows[0]
-	e.Live, e.Paused, e.history = string(row[0]) == "f", string(row[1]) == "t", string(row[3])
-	if e.LSN, err = wal.ParseLSN(string(row[2])); err == nil && row[4] != nil {
-		e.LastFinish, err = time.Parse(time.RFC3339Nano, string(row[4]))
-	}
-	return err
+	return conn.Row(ctx, sql, dst...)
 }
 
 // compare notes what is not as planned. While the source lives, the end of WAL

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"encoding"
 	"errors"
 	"fmt"
 	"strconv"
@@ -37,14 +38,41 @@ func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 
 // Show reads one setting of the server; it works on walsenders too.
 func (c *Conn) Show(ctx context.Context, name string) (string, error) {
-	rows, err := c.Rows(ctx, "SHOW "+name)
+	var value string
+	err := c.Row(ctx, "SHOW "+name, &value)
+	return value, err
+}
+
+// Row runs one command and reads its answer, one row, into dst: pointers to
+// strings, truth values, integers and what unmarshals text. NULL leaves what is
+// there.
+func (c *Conn) Row(ctx context.Context, command string, dst ...any) error {
+	rows, err := c.Rows(ctx, command)
 	if err != nil {
-		return "", err
+		return err
 	}
-	if len(rows) != 1 || len(rows[0]) != 1 {
-		return "", fmt.Errorf("SHOW %s: unusable answer", name)
+	if len(rows) != 1 || len(rows[0]) != len(dst) {
+		return fmt.Errorf("%s: unusable answer", command)
 	}
-	return rows[0][0], nil
+	for i, text := range rows[0] {
+		if text == "" {
+			continue
+		}
+		switch to := dst[i].(type) {
+		case *string:
+			*to = text
+		case *bool:
+			*to = text == "t"
+		case encoding.TextUnmarshaler:
+			err = to.UnmarshalText([]byte(text))
+		default:
+			_, err = fmt.Sscan(text, to)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: unusable answer: %w", command, err)
+		}
+	}
+	return nil
 }
 
 // Rows runs one command by the simple protocol and returns its rows as text,

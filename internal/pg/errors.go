@@ -53,8 +53,7 @@ func Definite(err error) bool {
 	case codeInvalidAuth, codeInvalidPassword, CodeInsufficientRight, codeUndefinedDatabase, CodeFeatureNotSupported:
 		return true
 	}
-	var badConninfo *pgconn.ParseConfigError
-	return errors.Is(err, ErrStandby) || errors.Is(err, errWALLevel) || errors.Is(err, errVersion) || errors.As(err, &badConninfo)
+	return errors.Is(err, ErrStandby) || errors.Is(err, errWALLevel) || errors.Is(err, errVersion) || errors.As(err, new(*pgconn.ParseConfigError))
 }
 
 var errWALLevel = errors.New("the server allows no WAL senders")

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,10 +53,37 @@ func TestServer(t *testing.T) {
 	clearEnv(t)
 	c := testkit.Start(t, testkit.Config{SegmentSizeMB: 64})
 	c.Psql(t, "CREATE ROLE secret LOGIN REPLICATION PASSWORD 'right'")
+	t.Run("row", func(t *testing.T) { testRow(t, c) })
 	t.Run("identity", func(t *testing.T) { testIdentity(t, c) })
 	t.Run("application name", func(t *testing.T) { testApplicationName(t, c) })
 	t.Run("refusals", func(t *testing.T) { testRefusals(t, c) })
 	t.Run("pgpass", func(t *testing.T) { testPgpass(t, c) })
+}
+
+func testRow(t *testing.T, c *testkit.Cluster) {
+	conn, err := ConnectSQL(ctx(t), Options{Conninfo: c.Conninfo()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Done()
+	null := "left"
+	var (
+		text string
+		yes  bool
+		n    uint64
+		at   time.Time
+		lsn  wal.LSN
+	)
+	err = conn.Row(ctx(t), `SELECT 'a b', true, 18446744073709551615, '2026-11-22T10:00:00.123456+01:00', '16/B374D848'::pg_lsn, NULL`, &text, &yes, &n, &at, &lsn, &null)
+	want := time.Date(2026, 11, 22, 9, 0, 0, 123456000, time.UTC)
+	if err != nil || text != "a b" || !yes || n != math.MaxUint64 || !at.Equal(want) || lsn.String() != "16/B374D848" || null != "left" {
+		t.Errorf("%q %v %d %s %s %q, %v", text, yes, n, at, lsn, null, err)
+	}
+	for sql, dst := range map[string]any{"SELECT 1, 2": &n, "SELECT 1 WHERE false": &n, "VALUES (1), (2)": &n, "SELECT 'x'": &n, "SELECT 'x' ": &lsn, "nonsense": &n} {
+		if err := conn.Row(ctx(t), sql, dst); err == nil || !strings.Contains(err.Error(), sql) {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
 }
 
 // testRefusals has a real server refuse for every reason that only a person
