@@ -220,8 +220,7 @@ func (d *daemon) notify(ctx, user context.Context) {
 		case <-stopping:
 			stopping = nil
 			text = sd.SdNotifyStopping
-		case now := <-tick.C:
-			d.flushes.turn(now)
+		case <-tick.C:
 			st := d.recv.Status()
 			if !ready && st.State == receiver.Streaming && !st.LastMessage.IsZero() {
 				ready = true
