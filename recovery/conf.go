@@ -51,7 +51,8 @@ type Standby struct {
 func (p *Plan) Settings(command []string, standby *Standby) []Setting {
 	list := []Setting{
 		{"restore_command", RestoreCommand(command)},
-		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"}, {"external_pid_file", ""},
+		{"recovery_end_command", ""}, {"archive_cleanup_command", ""}, {"recovery_min_apply_delay", "0"},
+		{"external_pid_file", "external.pid"}, // in the data directory: not the source's, and of an empty name PostgreSQL complains
 	}
 	major := p.Identity.MajorVersion
 	if major < 16 {

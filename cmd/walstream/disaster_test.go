@@ -154,6 +154,9 @@ func TestStoppedReceiverLeavesEverythingInArchive(t *testing.T) {
 	if got := c.Psql(t, "SHOW data_directory"); got != c.DataDir || exists(source) || exists(pidFile) {
 		t.Errorf("the restored server runs in %s; %s exists: %v, %s exists: %v", got, source, exists(source), pidFile, exists(pidFile))
 	}
+	if !exists(filepath.Join(c.DataDir, "external.pid")) {
+		t.Error("the server could not write its PID file")
+	}
 }
 
 // Restore, promote, receive goes on, back up, and that three times in one
