@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,5 +103,37 @@ func TestReportNamesTheSignal(t *testing.T) {
 	(&app{stderr: &stderr}).report(ctx, fmt.Errorf("backup: %w", context.Canceled), 130)
 	if want := "walstream: interrupted (interrupt)\n"; stderr.String() != want {
 		t.Errorf("%q", &stderr)
+	}
+}
+
+// A server that shuts down sends these to its restore_command.
+func TestWalGetInterrupted(t *testing.T) {
+	t.Parallel()
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGQUIT} {
+		dir := t.TempDir()
+		cmd := exec.Command(bin, "wal-get", "--archive", filepath.Join(dir, "unmounted"), "000000010000000000000001", filepath.Join(dir, "1"))
+		stderr, err := cmd.StderrPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(stderr)
+		if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "cannot get WAL yet") {
+			t.Errorf("%q, %v", line, err)
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Error(err)
+		}
+		rest, err := io.ReadAll(r)
+		_ = cmd.Wait() // its code is looked at
+		if code := cmd.ProcessState.ExitCode(); err != nil || code != walGetTrouble || strings.Contains(string(rest), "goroutine") {
+			t.Errorf("%s: exit code %d, %v\n%s", sig, code, err, rest)
+		}
 	}
 }

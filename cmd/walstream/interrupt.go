@@ -28,6 +28,9 @@ func (a *app) interruptible(parent context.Context, walGet bool) (ctx context.Co
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if walGet { // an immediate shutdown; Go would put its stacks into the server's log
+		signal.Notify(signals, syscall.SIGQUIT)
+	}
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
