@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 
-.PHONY: build test crash mutants fuzz memory backlog bench replay targets matrix chaos chaos-mutants lint demo clean
+.PHONY: build test crash mutants fuzz memory backlog outage bench replay targets matrix chaos chaos-mutants lint demo clean
 
 # One static binary: bin/walstream
 build:
@@ -48,9 +48,16 @@ backlog: .bin/versitygw
 	@internal/setup/debian.sh test
 	$(GO) test ./cmd/walstream -run '^TestS3Backlog$$' -v -backlog 1000
 
+# Commits go on while an S3 server is away for OUTAGE, and what it lacks then is
+# drained, beside the rate at which the same WAL is caught up with.
+OUTAGE ?= 10m
+outage: .bin/versitygw .bin/toxiproxy
+	@internal/setup/debian.sh test
+	OUTAGE=$(OUTAGE) CGO_ENABLED=0 $(GO) test -count=1 -timeout 120m -tags bench -v -run '^TestOutage$$' ./internal/bench
+
 # The receiver beside pg_receivewal on the same primary, see docs/benchmarks.md;
 # BENCH=short only shows that all of it works.
-bench: .bin/versitygw
+bench: .bin/versitygw .bin/toxiproxy
 	@internal/setup/debian.sh bench
 	BENCH=$(BENCH) CGO_ENABLED=0 $(GO) test -count=1 -timeout 120m -tags bench -v ./internal/bench
 

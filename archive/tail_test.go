@@ -258,6 +258,35 @@ func TestTailBehindABacklog(t *testing.T) {
 	})
 }
 
+// However long the store was away, soon after it is back it has what was
+// written meanwhile: sealed segments and the tail.
+func TestSoonAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrickle(t, archive.TailConfig{Interval: time.Second})
+		var up atomic.Bool
+		r.store.onPut = func(string) error {
+			if !up.Load() {
+				return errors.New("not now")
+			}
+			return nil
+		}
+		ran := make(chan struct{})
+		go func() { r.run(20 * time.Minute); close(ran) }()
+		for range 10 {
+			r.write(200_000)
+			time.Sleep(time.Minute)
+		}
+		up.Store(true)
+		time.Sleep(9 * time.Second)
+		synctest.Wait()
+		r.inArchive(r.g.End())
+		if last := r.told(); last != r.g.End() {
+			t.Errorf("told of %s, want %s", last, r.g.End())
+		}
+		<-ran
+	})
+}
+
 // What a process that was killed left of tails goes with the next one: of
 // segments that are stored whole, and of those that are not yet.
 func TestOrphanedTails(t *testing.T) {

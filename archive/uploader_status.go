@@ -54,7 +54,7 @@ func permanent(err error) bool {
 // retry repeats op until it succeeds, fails for good, or ctx ends.
 func (u *Uploader) retry(ctx context.Context, op func() error) error {
 	wait := backoff.NewExponentialBackOff()
-	wait.MaxInterval = 30 * time.Second
+	wait.MaxInterval = 5 * time.Second // who waits for the tail waits for this too
 	if u.cfg.Tail.Now != nil {
 		wait.MaxInterval = 2 * time.Second // commits wait
 	}

@@ -26,16 +26,17 @@ type plan struct {
 	clients                                []int
 	round                                  time.Duration // of pgbench
 	clusterMiB                             int           // to be restored
+	outage                                 time.Duration // of the store
 }
 
 func newPlan() plan {
 	if os.Getenv("BENCH") == "short" {
-		return plan{1, 1, 1, 96, []int{8}, time.Second, 128}
+		return plan{1, 1, 1, 96, []int{8}, time.Second, 128, 15 * time.Second}
 	}
 	if os.Getenv("BENCH") == "medium" { // for a busy machine, to see a trend
-		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second, 1024}
+		return plan{3, 5, 1, 1024, []int{1, 8, 32}, 2 * time.Second, 1024, time.Minute}
 	}
-	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 2 * time.Second, 3072}
+	return plan{5, 15, 3, 2048, []int{1, 8, 32}, 2 * time.Second, 3072, time.Minute}
 }
 
 // contender is one receiver of WAL: how to start it, streaming into dir.
@@ -157,6 +158,18 @@ func (s *stand) peak(p *process) float64 {
 		return 0 // another program
 	}
 	return kib / 1024
+}
+
+func (s *stand) pgbenchCommand(args ...string) *exec.Cmd {
+	return testkit.Command(s.t, filepath.Join(testkit.BinDir(s.t), "pgbench"), append(args, "-h", s.primary.SocketDir, "-p", "5432", "-U", "postgres", "postgres")...)
+}
+
+func (s *stand) runPgbench(args ...string) {
+	s.t.Helper()
+	cmd := s.pgbenchCommand(args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("pgbench: %v\n%s", err, out)
+	}
 }
 
 func (s *stand) slot(name string) {

@@ -117,9 +117,9 @@ func (s *stand) commits(c contender, clients int) round {
 // measure runs clients and looks at the process that receives their WAL.
 func (s *stand) measure(dir string, clients, pid int) round {
 	s.t.Helper()
-	s.pgbench(dir, clients, s.plan.round/5) // warm
+	s.pgbench(dir, insert, clients, s.plan.round/5) // warm
 	before := s.cpu(pid)
-	latencies := s.pgbench(dir, clients, s.plan.round)
+	latencies := s.pgbench(dir, insert, clients, s.plan.round)
 	used := s.cpu(pid) - before
 	n := len(latencies)
 	return round{
@@ -129,21 +129,19 @@ func (s *stand) measure(dir string, clients, pid int) round {
 	}
 }
 
-// pgbench lets clients commit for a while and returns how long each took, in
-// µs, in order.
-func (s *stand) pgbench(dir string, clients int, d time.Duration) []float64 {
+// insert is what clients commit.
+const insert = "INSERT INTO bench VALUES (:client_id, 1);\n"
+
+// pgbench lets clients commit text for a while and returns how long each took,
+// in µs, in order.
+func (s *stand) pgbench(dir, text string, clients int, d time.Duration, args ...string) []float64 {
 	s.t.Helper()
 	script := filepath.Join(dir, "script")
-	if err := os.WriteFile(script, []byte("INSERT INTO bench VALUES (:client_id, 1);\n"), 0o644); err != nil {
+	if err := os.WriteFile(script, []byte(text), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 	prefix := filepath.Join(dir, "log")
-	cmd := testkit.Command(s.t, filepath.Join(testkit.BinDir(s.t), "pgbench"), "-n", "-M", "prepared", "-f", script,
-		"-c", strconv.Itoa(clients), "-T", strconv.Itoa(max(1, int(d.Seconds()))), "-l", "--log-prefix="+prefix,
-		"-h", s.primary.SocketDir, "-p", "5432", "-U", "postgres", "postgres")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Fatalf("pgbench: %v\n%s", err, out)
-	}
+	s.runPgbench(append(args, "-n", "-M", "prepared", "-f", script, "-c", strconv.Itoa(clients), "-T", strconv.Itoa(max(1, int(d.Seconds()))), "-l", "--log-prefix="+prefix)...)
 	names, _ := filepath.Glob(prefix + ".*")
 	var all []float64
 	for _, name := range names {

@@ -41,7 +41,7 @@ func TestReplay(t *testing.T) {
 	end := s.lsn("pg_current_wal_flush_lsn()")
 	store := s.startS3()
 	archive := filepath.Join(dir, "archive")
-	for _, c := range []contender{s.intoS3(store, end, "fastest"), s.into(archive, end)} {
+	for _, c := range []contender{s.intoS3(store, "ours", "fastest", "--once-until", end.String()), s.into(archive, end)} {
 		s.primary.Psql(t, "SELECT pg_copy_physical_replication_slot('base', 'replay')")
 		scratch := testkit.Dir(t)
 		s.wait(s.launch(c, scratch, "replay"))

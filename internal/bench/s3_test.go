@@ -30,7 +30,7 @@ const bucket = "bench"
 // an S3 server, compressed: by walstream over the replication protocol, by
 // pgBackRest from the files.
 func TestCatchUpIntoS3(t *testing.T) {
-	s := newStand(t, "archive_mode = on", "archive_command = 'false'")
+	s := newStand(t, "archive_mode = on", "archive_command = 'false'", "synchronous_commit = off")
 	s.slot("base")
 	start := s.lsn("pg_current_wal_flush_lsn()")
 	s.pgbenchWAL(start)
@@ -43,9 +43,9 @@ func TestCatchUpIntoS3(t *testing.T) {
 		end-start, s.conditions(), s.plan.catchUpPairs)
 	fmt.Println("| | MiB/s | CPU s/GiB | stored | MiB/s | CPU | stored |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
-	s.bring(s.intoS3(store, end, "fastest"), store, end-start) // warm
+	s.bring(s.intoS3(store, "ours", "fastest", "--once-until", end.String()), store, end-start) // warm
 	for _, level := range []string{"fastest", "default"} {
-		ours := s.intoS3(store, end, level)
+		ours := s.intoS3(store, "ours", level, "--once-until", end.String())
 		var a, b []stored
 		for i := range s.plan.catchUpPairs {
 			if i%2 == 0 {
@@ -78,18 +78,10 @@ func reportStored(name string, a, b []stored) {
 // is transactions.
 func (s *stand) pgbenchWAL(start wal.LSN) {
 	s.t.Helper()
-	tool := func(args ...string) {
-		cmd := testkit.Command(s.t, filepath.Join(testkit.BinDir(s.t), "pgbench"),
-			append(args, "-h", s.primary.SocketDir, "-p", "5432", "-U", "postgres", "postgres")...)
-		cmd.Env = append(cmd.Env, "PGOPTIONS=-c synchronous_commit=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			s.t.Fatalf("pgbench: %v\n%s", err, out)
-		}
-	}
-	tool("-i", "-q", "-s", strconv.Itoa(max(3, s.plan.walMiB/30)))
+	s.runPgbench("-i", "-q", "-s", strconv.Itoa(max(3, s.plan.walMiB/30)))
 	for s.lsn("pg_current_wal_flush_lsn()") < start+wal.LSN(s.plan.walMiB)<<20 {
 		s.primary.Psql(s.t, "CHECKPOINT") // the first change of each page logs all of it again
-		tool("-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", "5")
+		s.runPgbench("-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", "5")
 	}
 }
 
@@ -146,11 +138,11 @@ func (s *stand) certificate(cert, key string) {
 	}
 }
 
-// intoS3 is the product, from its start until all before end is archived.
-func (s *stand) intoS3(store s3, end wal.LSN, level string) contender {
+// intoS3 is the product.
+func (s *stand) intoS3(store s3, archive, level string, args ...string) contender {
 	return contender{"walstream receive, " + level, func(dir, slot string) *exec.Cmd {
-		cmd := testkit.Command(s.t, s.product, "receive", "-q", "--slot", slot, "-d", s.primary.Conninfo()+" application_name=bench",
-			"--spool", filepath.Join(dir, "spool"), "--archive", "s3://"+bucket+"/ours", "--once-until", end.String())
+		cmd := testkit.Command(s.t, s.product, append([]string{"receive", "-q", "--slot", slot, "-d", s.primary.Conninfo() + " application_name=" + slot,
+			"--spool", filepath.Join(dir, "spool"), "--archive", "s3://" + bucket + "/" + archive}, args...)...)
 		cmd.Env = append(cmd.Env, "WALSTREAM_COMPRESSION_LEVEL="+level, "AWS_ACCESS_KEY_ID="+testkit.S3Access, "AWS_SECRET_ACCESS_KEY="+testkit.S3Secret,
 			"WALSTREAM_S3_ENDPOINT=https://"+store.address, "WALSTREAM_S3_PATH_STYLE=true", "WALSTREAM_S3_CA_FILE="+store.ca)
 		return cmd

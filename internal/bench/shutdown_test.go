@@ -31,7 +31,7 @@ func TestShutdown(t *testing.T) {
 		dir := testkit.Dir(t)
 		p := s.launch(s.whole(s.far()), dir, "shutdown")
 		s.synchronous("walstream", &p.out)
-		s.pgbench(dir, 8, time.Second)
+		s.pgbench(dir, insert, 8, time.Second)
 		attached = append(attached, s.shutdown())
 		s.interrupt(p)
 	}
