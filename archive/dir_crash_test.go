@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/testkit/memfs"
 )
@@ -22,7 +21,7 @@ import (
 const crashRoot = "/srv/archive"
 
 func TestDirStoreOnMemFS(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) archive.Store {
+	testStore(t, func(t *testing.T) archive.Store {
 		return openDir(t, archive.DirConfig{Path: crashRoot, Create: true, FS: memfs.New()})
 	})
 }

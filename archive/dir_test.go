@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 )
@@ -28,13 +27,13 @@ func openDir(t *testing.T, cfg archive.DirConfig) *archive.Dir {
 }
 
 func TestDirStore(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) archive.Store {
+	testStore(t, func(t *testing.T) archive.Store {
 		return openDir(t, archive.DirConfig{Path: t.TempDir()})
 	})
 }
 
 func TestMemStore(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) archive.Store { return archive.NewMem() })
+	testStore(t, func(t *testing.T) archive.Store { return archive.NewMem() })
 }
 
 func TestOpenDirMissing(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/testkit"
 )
 
@@ -26,7 +25,7 @@ func TestS3SlowNetwork(t *testing.T) {
 			wire := proxy.Wire(t, kind, strings.TrimPrefix(server.URL, "http://"))
 			wire.Toxic(kind, "upstream", attributes)
 			wire.Toxic(kind, "downstream", attributes)
-			storetest.Run(t, func(t *testing.T) archive.Store {
+			testStore(t, func(t *testing.T) archive.Store {
 				return openS3(t, "s3://"+bucket+"/"+strings.ReplaceAll(t.Name(), "/", "_"), archive.S3Config{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", wire.Port)})
 			})
 		})

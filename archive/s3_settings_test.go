@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/testkit"
 )
@@ -160,7 +159,7 @@ func TestS3CertificateAuthority(t *testing.T) {
 	if err := os.WriteFile(file, body, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	storetest.Run(t, func(t *testing.T) archive.Store {
+	testStore(t, func(t *testing.T) archive.Store {
 		return openS3(t, "s3://"+bucket+"/"+strings.ReplaceAll(t.Name(), "/", "_"), archive.S3Config{Endpoint: secure.URL, CAFile: file})
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/storetest"
 	"github.com/walstream/walstream/internal/testkit"
 )
 
@@ -38,13 +37,13 @@ func TestS3Store(t *testing.T) {
 	var n atomic.Int32
 	for _, checksum := range []string{"auto", "required"} {
 		t.Run(checksum, func(t *testing.T) {
-			storetest.Run(t, func(t *testing.T) archive.Store {
+			testStore(t, func(t *testing.T) archive.Store {
 				return openS3(t, fmt.Sprintf("s3://%s/cluster%d", bucket, n.Add(1)), archive.S3Config{Endpoint: server.URL, Checksum: checksum})
 			})
 		})
 	}
 	t.Run("no prefix", func(t *testing.T) {
-		storetest.Run(t, func(t *testing.T) archive.Store {
+		testStore(t, func(t *testing.T) archive.Store {
 			name := fmt.Sprintf("%s%d", bucket, n.Add(1))
 			server.MakeBucket(t, name)
 			return openS3(t, "s3://"+name, archive.S3Config{Endpoint: server.URL})

@@ -38,8 +38,8 @@ var ErrNoDirectory = errors.New("there is no such directory")
 
 // Store keeps named objects. Names are slash-separated relative paths as
 // [CheckName] accepts them; others are an error. All methods may be called
-// concurrently. The conformance suite in storetest is
-// this contract as a program.
+// concurrently. The conformance suite in store_test.go is this contract as a
+// program.
 type Store interface {
 	// Put stores body under a name that is not taken. When it returns nil
 	// the object is durable, whole, and seen by Get, Stat and List at once;

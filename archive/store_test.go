@@ -1,6 +1,4 @@
-// Package storetest is the contract of archive.Store as a program: every
-// store passes the same tests.
-package storetest
+package archive_test
 
 import (
 	"bytes"
@@ -20,8 +18,9 @@ import (
 	"github.com/walstream/walstream/archive"
 )
 
-// Run tests the stores that open returns: each is new and empty.
-func Run(t *testing.T, open func(t *testing.T) archive.Store) {
+// testStore is the contract of archive.Store as a program: every store passes
+// the same tests. It tests the stores that open returns: each is new and empty.
+func testStore(t *testing.T, open func(t *testing.T) archive.Store) {
 	tests := []struct {
 		name string
 		run  func(*testing.T, archive.Store)
@@ -54,7 +53,7 @@ func put(t *testing.T, s archive.Store, name, body string) {
 	}
 }
 
-func get(t *testing.T, s archive.Store, name string, off, n int64) string {
+func getRange(t *testing.T, s archive.Store, name string, off, n int64) string {
 	t.Helper()
 	r, err := s.Get(t.Context(), name, off, n)
 	if err != nil {
@@ -84,7 +83,7 @@ func testPutGet(t *testing.T, s archive.Store) {
 	before := time.Now().Add(-time.Minute)
 	for _, name := range []string{"top", "wal/00000001/x.zst", "wal/00000001.history", "a/b/c/d/e-f_g.H9"} {
 		put(t, s, name, "body of "+name)
-		if got := get(t, s, name, 0, -1); got != "body of "+name {
+		if got := getRange(t, s, name, 0, -1); got != "body of "+name {
 			t.Errorf("Get(%s) = %q", name, got)
 		}
 		info, err := s.Stat(t.Context(), name)
@@ -102,7 +101,7 @@ func testPutGet(t *testing.T, s archive.Store) {
 		}
 	}
 	put(t, s, "empty", "")
-	if got := get(t, s, "empty", 0, -1); got != "" {
+	if got := getRange(t, s, "empty", 0, -1); got != "" {
 		t.Errorf("empty object holds %q", got)
 	}
 }
@@ -112,7 +111,7 @@ func testCreateOnly(t *testing.T, s archive.Store) {
 	if err := s.Put(t.Context(), "a/b", strings.NewReader("second")); !errors.Is(err, archive.ErrExists) {
 		t.Errorf("second Put: %v, want ErrExists", err)
 	}
-	if got := get(t, s, "a/b", 0, -1); got != "first" {
+	if got := getRange(t, s, "a/b", 0, -1); got != "first" {
 		t.Errorf("after a refused Put the object holds %q", got)
 	}
 }
@@ -146,7 +145,7 @@ func testOneWinner(t *testing.T, s archive.Store) {
 	if winner < 0 {
 		t.Fatal("nobody succeeded")
 	}
-	if got := get(t, s, "new/dir/name", 0, -1); got != bodies[winner] {
+	if got := getRange(t, s, "new/dir/name", 0, -1); got != bodies[winner] {
 		t.Errorf("the object is not that of the writer who succeeded: %.40q", got)
 	}
 }
@@ -177,7 +176,7 @@ func testRanges(t *testing.T, s archive.Store) {
 		{0, -1, "0123456789"}, {0, 10, "0123456789"}, {0, 0, ""}, {0, 3, "012"}, {3, 4, "3456"},
 		{3, -1, "3456789"}, {8, 10, "89"}, {10, 1, ""}, {10, -1, ""}, {99, 1, ""}, {99, -1, ""},
 	} {
-		if got := get(t, s, "r", test.off, test.n); got != test.want {
+		if got := getRange(t, s, "r", test.off, test.n); got != test.want {
 			t.Errorf("Get(%d, %d) = %q, want %q", test.off, test.n, got, test.want)
 		}
 	}
@@ -262,7 +261,7 @@ func testDelete(t *testing.T, s archive.Store) {
 		t.Errorf("after Delete (-want +got):\n%s", diff)
 	}
 	put(t, s, "a/b/c", "two")
-	if got := get(t, s, "a/b/c", 0, -1); got != "two" {
+	if got := getRange(t, s, "a/b/c", 0, -1); got != "two" {
 		t.Errorf("put again after Delete: %q", got)
 	}
 }
@@ -294,10 +293,10 @@ func testBig(t *testing.T, s archive.Store) {
 	if err := s.Put(t.Context(), "big", iotest.HalfReader(bytes.NewReader(body))); err != nil {
 		t.Fatal(err)
 	}
-	if got := get(t, s, "big", 0, -1); got != string(body) {
+	if got := getRange(t, s, "big", 0, -1); got != string(body) {
 		t.Error("a big object comes back changed")
 	}
-	if got := get(t, s, "big", 5<<20, 100); got != string(body[5<<20:]) {
+	if got := getRange(t, s, "big", 5<<20, 100); got != string(body[5<<20:]) {
 		t.Error("the end of a big object comes back changed")
 	}
 }
@@ -356,89 +355,5 @@ func testCancel(t *testing.T, s archive.Store) {
 	}
 	if diff := cmp.Diff([]string{"there"}, list(t, s, "", "")); diff != "" {
 		t.Errorf("operations with an ended context changed something (-want +got):\n%s", diff)
-	}
-}
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
-func testSwap(t *testing.T, s archive.Store) {
-	const name = "state/receiver/left.json"
-	swap := func(old, body []byte, want error) {
-		t.Helper()
-		if err := s.Swap(t.Context(), name, old, body); !errors.Is(err, want) {
-			t.Errorf("Swap(%q, %q): %v, want %v", old, body, err, want)
-		}
-	}
-	swap([]byte("one"), []byte("two"), archive.ErrChanged) // of what is not there
-	if names := list(t, s, "", ""); len(names) != 0 {
-		t.Errorf("a refused Swap left %q", names)
-	}
-	swap(nil, []byte("one"), nil)
-	swap(nil, []byte("two"), archive.ErrChanged)
-	swap([]byte("other"), []byte("two"), archive.ErrChanged)
-	if got := get(t, s, name, 0, -1); got != "one" {
-		t.Errorf("refused Swaps left %q, want the first contents", got)
-	}
-	swap([]byte("one"), []byte("longer than before"), nil)
-	if got := get(t, s, name, 0, -1); got != "longer than before" {
-		t.Errorf("after a Swap the object holds %q", got)
-	}
-	swap([]byte("longer than before"), []byte(""), nil)
-	swap(nil, []byte("two"), archive.ErrChanged) // empty is not absent
-	swap([]byte{}, []byte("end"), nil)
-	if names := list(t, s, "", ""); !cmp.Equal(names, []string{name}) {
-		t.Errorf("listed %q, want only %s", names, name)
-	}
-	if err := s.Delete(t.Context(), name); err != nil {
-		t.Error(err)
-	}
-	swap(nil, []byte("anew"), nil)
-	for _, bad := range []string{"walstream.json", "state", "wal/state/x", "state/", "state/../walstream.json"} {
-		if err := s.Swap(t.Context(), bad, nil, nil); err == nil || errors.Is(err, archive.ErrChanged) {
-			t.Errorf("Swap(%s): %v, want it refused", bad, err)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.Swap(ctx, "state/late", nil, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("Swap after the end of its context: %v", err)
-	}
-}
-
-// testSwapOneWinner counts by Swap: no step may be lost or doubled.
-func testSwapOneWinner(t *testing.T, s archive.Store) {
-	const name, workers, steps = "state/count", 8, 5
-	put(t, s, name, "0")
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for done := 0; done < steps; {
-				r, err := s.Get(t.Context(), name, 0, -1)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				old, err := io.ReadAll(r)
-				r.Close()
-				var n int
-				if _, serr := fmt.Sscan(string(old), &n); err != nil || serr != nil {
-					t.Errorf("read %q: %v, %v", old, err, serr)
-					return
-				}
-				switch err := s.Swap(t.Context(), name, old, fmt.Append(nil, n+1)); {
-				case err == nil:
-					done++
-				case !errors.Is(err, archive.ErrChanged):
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if got := get(t, s, name, 0, -1); got != fmt.Sprint(workers*steps) {
-		t.Errorf("%d steps counted to %s", workers*steps, got)
 	}
 }
