@@ -127,12 +127,7 @@ func (g *gatherer) scan(ctx context.Context, id segment.ID, onRecord func(*wal.R
 	cfg := g.facts.Identity.ScanConfig(id)
 	cfg.Carry = carry
 	cfg.OnRecord = func(r *wal.Record) error {
-		if f, ok := r.Finish(); ok {
-			points.Finishes = append(points.Finishes, f)
-		}
-		if p, ok := r.RestorePoint(); ok {
-			points.RestorePoints = append(points.RestorePoints, p)
-		}
+		points.Add(r)
 		if onRecord != nil {
 			return onRecord(r)
 		}

@@ -75,18 +75,5 @@ func feed(scan *wal.Scanner, p Sealed, size Size) error {
 		return err
 	}
 	defer f.Close() // only read
-	src := io.NewSectionReader(f, 0, int64(size))
-	buf := make([]byte, 256<<10)
-	for {
-		n, err := src.Read(buf)
-		if ferr := scan.Feed(buf[:n]); ferr != nil {
-			return ferr
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return scan.FeedAll(io.NewSectionReader(f, 0, int64(size)))
 }

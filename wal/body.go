@@ -66,11 +66,10 @@ func (r *Record) mainLen() int {
 	if r.isCreateTablespace() {
 		return 4 + 1
 	}
-	op, ok := r.xlogOp()
-	if !ok {
+	if r.RmgrID != rmgrXLOG {
 		return 0
 	}
-	switch op {
+	switch r.Info & 0xF0 {
 	case opCheckpointShutdown, opCheckpointOnline, opEndOfRecovery:
 		return 16
 	case opBackupEnd, opOverwriteContrecord:

@@ -10,7 +10,7 @@
 // can be read one by one and each record still be checked as a whole.
 //
 // A [Summarizer] makes the [Summary] that is stored with each segment,
-// [ReadPoints] lists what recovery can stop at, [ValidEnd] says how far an
+// [Points] collects what recovery can stop at, [ValidEnd] says how far an
 // unfinished segment can be trusted.
 //
 // The formats of PostgreSQL 13 to 18 are understood, as written on

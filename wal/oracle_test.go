@@ -1,6 +1,7 @@
 package wal_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -199,14 +200,16 @@ func scanSegments(t *testing.T, s *stretch) {
 	var carry *wal.Carry
 	carried := 0
 	for i, file := range s.files {
-		on := func(r *wal.Record) error { got = append(got, seenRecord(r)); return nil }
-		pts, next, err := wal.ReadPoints(strings.NewReader(string(file)), s.config(i, carry, on))
-		points.Finishes = append(points.Finishes, pts.Finishes...)
-		points.RestorePoints = append(points.RestorePoints, pts.RestorePoints...)
-		if err != nil {
+		on := func(r *wal.Record) error {
+			got = append(got, seenRecord(r))
+			points.Add(r)
+			return nil
+		}
+		scan := wal.NewScanner(s.config(i, carry, on))
+		if err := scan.FeedAll(bytes.NewReader(file)); err != nil {
 			break
 		}
-		if carry = stored(t, next); carry != nil {
+		if carry = stored(t, scan.Carry()); carry != nil {
 			carried++
 		}
 	}

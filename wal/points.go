@@ -14,27 +14,14 @@ type Points struct {
 	RestorePoints []RestorePoint
 }
 
-// ReadPoints reads r to its end as WAL from cfg.Start on and lists the points.
-// The carry is for reading on in the next segment. An [*EndError] comes with
-// the points before it; cfg.OnRecord is called as well.
-func ReadPoints(r io.Reader, cfg ScanConfig) (Points, *Carry, error) {
-	var pts Points
-	user := cfg.OnRecord
-	cfg.OnRecord = func(rec *Record) error {
-		if f, ok := rec.Finish(); ok {
-			pts.Finishes = append(pts.Finishes, f)
-		}
-		if p, ok := rec.RestorePoint(); ok {
-			pts.RestorePoints = append(pts.RestorePoints, p)
-		}
-		if user != nil {
-			return user(rec)
-		}
-		return nil
+// Add takes note of a record, if recovery can stop at it.
+func (p *Points) Add(r *Record) {
+	if f, ok := r.Finish(); ok {
+		p.Finishes = append(p.Finishes, f)
 	}
-	s := NewScanner(cfg)
-	err := s.feedAll(r)
-	return pts, s.Carry(), err
+	if point, ok := r.RestorePoint(); ok {
+		p.RestorePoints = append(p.RestorePoints, point)
+	}
 }
 
 // ValidEnd says how far an unfinished segment can be trusted: the end of the
@@ -48,14 +35,15 @@ func ReadPoints(r io.Reader, cfg ScanConfig) (Points, *Carry, error) {
 // must be certain reads the segment before first.
 func ValidEnd(r io.ReaderAt, cfg ScanConfig, limit int64) (end LSN, why *EndError, err error) {
 	s := NewScanner(cfg)
-	err = s.feedAll(io.NewSectionReader(r, 0, limit))
+	err = s.FeedAll(io.NewSectionReader(r, 0, limit))
 	if errors.As(err, &why) {
 		err = nil
 	}
 	return s.End(), why, err
 }
 
-func (s *Scanner) feedAll(r io.Reader) error {
+// FeedAll feeds r to its end. Its errors are those of [Scanner.Feed], or of reading.
+func (s *Scanner) FeedAll(r io.Reader) error {
 	buf := make([]byte, readSize)
 	for {
 		n, err := r.Read(buf)

@@ -61,9 +61,6 @@ func (r *Record) parseHeader(b []byte) {
 	r.RmgrID = b[17]
 }
 
-// xlogOp is the operation of a record of rmgrXLOG, with ok false for others.
-func (r *Record) xlogOp() (op uint8, ok bool) { return r.Info & 0xF0, r.RmgrID == rmgrXLOG }
-
 func (r *Record) isXLOG(op uint8) bool { return r.RmgrID == rmgrXLOG && r.Info&0xF0 == op }
 
 // Switch says whether r is an XLOG_SWITCH: the rest of its segment is zeros.
@@ -92,58 +89,6 @@ func (r *Record) Tablespace() (t Tablespace, ok bool) {
 
 func (r *Record) isCreateTablespace() bool {
 	return r.RmgrID == rmgrTablespace && r.Info&0xF0 == opCreateTablespace
-}
-
-// Checkpoint is what a recovery that starts at a checkpoint record needs.
-type Checkpoint struct {
-	Redo         LSN
-	Timeline     Timeline
-	PrevTimeline Timeline // differs in the first checkpoint after a promotion
-	Shutdown     bool
-}
-
-// Checkpoint decodes a checkpoint record; ok is false for any other record.
-func (r *Record) Checkpoint() (c Checkpoint, ok bool) {
-	if !r.isXLOG(opCheckpointShutdown) && !r.isXLOG(opCheckpointOnline) {
-		return Checkpoint{}, false
-	}
-	main := r.main()
-	return Checkpoint{
-		Redo:         LSN(binary.LittleEndian.Uint64(main)),
-		Timeline:     Timeline(binary.LittleEndian.Uint32(main[8:])),
-		PrevTimeline: Timeline(binary.LittleEndian.Uint32(main[12:])),
-		Shutdown:     r.isXLOG(opCheckpointShutdown),
-	}, true
-}
-
-// EndOfRecovery is the record that a promoted server writes instead of a
-// checkpoint.
-type EndOfRecovery struct {
-	Time         time.Time
-	Timeline     Timeline
-	PrevTimeline Timeline
-}
-
-// EndOfRecovery decodes an end-of-recovery record; ok is false for any other.
-func (r *Record) EndOfRecovery() (e EndOfRecovery, ok bool) {
-	if !r.isXLOG(opEndOfRecovery) {
-		return EndOfRecovery{}, false
-	}
-	main := r.main()
-	return EndOfRecovery{
-		Time:         timestamp(main),
-		Timeline:     Timeline(binary.LittleEndian.Uint32(main[8:])),
-		PrevTimeline: Timeline(binary.LittleEndian.Uint32(main[12:])),
-	}, true
-}
-
-// BackupEnd is the start of the base backup whose end the record marks; ok is
-// false for any other record.
-func (r *Record) BackupEnd() (start LSN, ok bool) {
-	if !r.isXLOG(opBackupEnd) {
-		return 0, false
-	}
-	return LSN(binary.LittleEndian.Uint64(r.main())), true
 }
 
 // ParameterChange lists the settings that a server in recovery must not

@@ -139,25 +139,27 @@ func TestSummaryOfBrokenSegment(t *testing.T) {
 	}
 }
 
-func TestReadPoints(t *testing.T) {
+func TestPoints(t *testing.T) {
 	b := build(15)
 	c := b.Commit(at(5))
 	p := b.RestorePoint(at(6), strings.Repeat("x", 63))
-	seen := 0
-	b.Config.OnRecord = func(*wal.Record) error { seen++; return nil }
+	var got wal.Points
+	b.Config.OnRecord = func(r *wal.Record) error { got.Add(r); return nil }
 	want := wal.Points{
 		Finishes:      []wal.Finish{{LSN: c.LSN, End: c.End, Time: at(5), XID: 700}},
 		RestorePoints: []wal.RestorePoint{{LSN: p.LSN, End: p.End, Time: at(6), Name: strings.Repeat("x", 63)}},
 	}
-	got, carry, err := wal.ReadPoints(iotest.OneByteReader(strings.NewReader(string(b.Bytes))), b.Config)
-	if diff := cmp.Diff(want, got); diff != "" || err != nil || carry != nil || seen != 2 {
-		t.Errorf("carry %v, error %v, %d callbacks (-want +got):\n%s", carry, err, seen, diff)
+	scan := wal.NewScanner(b.Config)
+	err := scan.FeedAll(iotest.OneByteReader(strings.NewReader(string(b.Bytes))))
+	if diff := cmp.Diff(want, got); diff != "" || err != nil || scan.Carry() != nil {
+		t.Errorf("carry %v, error %v (-want +got):\n%s", scan.Carry(), err, diff)
 	}
 	b.Part(walgen.RmgrHeap, 0, 1, make([]byte, 9000), 8000)
-	if _, carry, err = wal.ReadPoints(strings.NewReader(string(b.Bytes)), b.Config); err != nil || carry == nil {
-		t.Errorf("inside a record: carry %v, error %v", carry, err)
+	scan = wal.NewScanner(b.Config)
+	if err := scan.FeedAll(strings.NewReader(string(b.Bytes))); err != nil || scan.Carry() == nil {
+		t.Errorf("inside a record: carry %v, error %v", scan.Carry(), err)
 	}
-	if _, _, err = wal.ReadPoints(iotest.TimeoutReader(strings.NewReader(string(b.Bytes))), b.Config); !errors.Is(err, iotest.ErrTimeout) {
+	if err := wal.NewScanner(b.Config).FeedAll(iotest.TimeoutReader(strings.NewReader(string(b.Bytes)))); !errors.Is(err, iotest.ErrTimeout) {
 		t.Errorf("a failing read gives %v", err)
 	}
 }
