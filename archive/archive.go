@@ -172,18 +172,39 @@ func (a *Archive) History(ctx context.Context, tli wal.Timeline) (h segment.Hist
 }
 
 // readSmall reads an object that is at most maxSmall long.
-func readSmall(ctx context.Context, store Store, name string) (body []byte, err error) {
-	r, err := store.Get(ctx, name, 0, maxSmall+1)
+func readSmall(ctx context.Context, store Store, name string) ([]byte, error) {
+	body, err := ReadAll(ctx, store, name, maxSmall+1)
+	if len(body) > maxSmall {
+		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("more than %d bytes", maxSmall), Want: "less"}
+	}
+	return body, err
+}
+
+// ReadAll reads the first n bytes of an object into memory, all of them when n is
+// negative.
+func ReadAll(ctx context.Context, store Store, name string, n int64) ([]byte, error) {
+	r, err := store.Get(ctx, name, 0, n)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	body, err = io.ReadAll(r)
+	body, err := io.ReadAll(r)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", name, err)
 	}
-	if len(body) > maxSmall {
-		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("more than %d bytes", maxSmall), Want: "less"}
-	}
 	return body, nil
+}
+
+// putJSON stores v under a name that tells what it is: if that is taken, it is
+// by the same.
+func (a *Archive) putJSON(ctx context.Context, name string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	err = a.store.Put(ctx, name, bytes.NewReader(append(body, '\n')))
+	if errors.Is(err, ErrExists) {
+		return a.store.Confirm(ctx, name)
+	}
+	return err
 }

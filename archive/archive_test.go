@@ -12,12 +12,13 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
 
 func TestPin(t *testing.T) {
-	ctx, store := t.Context(), archive.NewMem()
+	ctx, store := t.Context(), memstore.New()
 	if _, err := archive.Open(ctx, store); !errors.Is(err, archive.ErrNotPinned) || errors.Is(err, archive.ErrNotExist) || len(hint.Of(err)) == 0 {
 		t.Fatalf("Open of an empty store: %v, want ErrNotPinned with a hint", err)
 	}
@@ -54,7 +55,7 @@ func TestOpenRefuses(t *testing.T) {
 		"nothing":            ``,
 		"a very long object": strings.Repeat(" ", 2<<20) + "{}",
 	} {
-		store := archive.NewMem()
+		store := memstore.New()
 		if err := store.Put(t.Context(), "walstream.json", strings.NewReader(body)); err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"testing/iotest"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )
@@ -51,7 +52,7 @@ func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archiv
 
 func storedWith(t testing.TB, keys archive.Keys, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
 	t.Helper()
-	whole, err := keys.Pin(t.Context(), archive.NewMem(), testCluster)
+	whole, err := keys.Pin(t.Context(), memstore.New(), testCluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +201,7 @@ func testMisplaced(t *testing.T, keys archive.Keys) {
 	}
 	other := testCluster
 	other.SystemIdentifier++
-	mem := archive.NewMem()
+	mem := memstore.New()
 	if _, err := keys.Pin(t.Context(), mem, other); err != nil {
 		t.Fatal(err)
 	}

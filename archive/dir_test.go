@@ -15,6 +15,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 func openDir(t *testing.T, cfg archive.DirConfig) *archive.Dir {
@@ -33,7 +34,7 @@ func TestDirStore(t *testing.T) {
 }
 
 func TestMemStore(t *testing.T) {
-	testStore(t, func(t *testing.T) archive.Store { return archive.NewMem() })
+	testStore(t, func(t *testing.T) archive.Store { return memstore.New() })
 }
 
 func TestOpenDirMissing(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -129,7 +130,7 @@ func TestSwappedSealed(t *testing.T) {
 // What an archive is was decided at first use.
 func TestEncryptionIsPinned(t *testing.T) {
 	ctx, keys := t.Context(), newKeys(t)
-	plain, sealed := archive.NewMem(), archive.NewMem()
+	plain, sealed := memstore.New(), memstore.New()
 	for _, err := range []error{
 		pin(ctx, archive.Keys{}, plain), pin(ctx, keys, sealed), pin(ctx, keys, sealed), pin(ctx, newKeys(t), sealed),
 	} {
@@ -180,7 +181,7 @@ func get(t *testing.T, store archive.Store, name string) []byte {
 func TestStoreWithoutIdentity(t *testing.T) {
 	keys := newKeys(t)
 	keys.IdentityFile = ""
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := keys.Pin(t.Context(), store, testCluster)
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +222,7 @@ func TestStoreWithoutIdentity(t *testing.T) {
 // The tail of an open segment is sealed as a segment is.
 func TestTailSealed(t *testing.T) {
 	keys := newKeys(t)
-	a, err := keys.Pin(t.Context(), archive.NewMem(), testCluster)
+	a, err := keys.Pin(t.Context(), memstore.New(), testCluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +255,7 @@ func TestTailSealed(t *testing.T) {
 // New recipients are for new objects; old ones are read with the old identity,
 // which may stand in the same file. SSH keys will do.
 func TestRotateKeys(t *testing.T) {
-	store := archive.NewMem()
+	store := memstore.New()
 	old, sshKeys := newKeys(t), newSSHKeys(t)
 	young := newKeys(t)
 	young.Recipients = append(young.Recipients, sshKeys.Recipients...)

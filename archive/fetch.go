@@ -28,7 +28,7 @@ func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
 
 // header reads the header frame of an object.
 func (a *Archive) header(ctx context.Context, name string) (*Header, error) {
-	head, err := a.read(ctx, name, firstRead)
+	head, err := ReadAll(ctx, a.store, name, firstRead)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (a *Archive) header(ctx context.Context, name string) (*Header, error) {
 		return nil, err
 	}
 	if size > int64(len(head)) {
-		if head, err = a.read(ctx, name, size); err != nil {
+		if head, err = ReadAll(ctx, a.store, name, size); err != nil {
 			return nil, err
 		}
 	}
@@ -45,19 +45,6 @@ func (a *Archive) header(ctx context.Context, name string) (*Header, error) {
 		return nil, &CorruptError{Object: name, What: "size", Have: fmt.Sprintf("%d bytes", len(head)), Want: "at least the header"}
 	}
 	return parseHeader(name, head[:size])
-}
-
-func (a *Archive) read(ctx context.Context, name string, n int64) ([]byte, error) {
-	r, err := a.store.Get(ctx, name, 0, n)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
-	}
-	return b, nil
 }
 
 // check compares a header with the name of its object and with the archive.

@@ -1,10 +1,7 @@
 package archive
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -34,15 +31,7 @@ func (g Gap) Overlaps(tli wal.Timeline, from, to wal.LSN) bool {
 
 // PutGap records a gap durably. One that is recorded already is left alone.
 func (a *Archive) PutGap(ctx context.Context, g Gap) error {
-	body, err := json.Marshal(g)
-	if err != nil {
-		return err
-	}
-	err = a.store.Put(ctx, g.object(), bytes.NewReader(append(body, '\n')))
-	if errors.Is(err, ErrExists) {
-		return a.store.Confirm(ctx, g.object())
-	}
-	return err
+	return a.putJSON(ctx, g.object(), g)
 }
 
 // Gaps lists the recorded gaps by timeline and position. It reads their names

@@ -16,6 +16,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -361,7 +362,7 @@ func TestImportGoesOnAfterFailure(t *testing.T) {
 func TestImportRehearsal(t *testing.T) {
 	g, d := sixSegments(), newLeaveDir(t)
 	d.segments(g, 0, 1)
-	mem := archive.NewMem()
+	mem := memstore.New()
 	a, err := archive.Pin(t.Context(), mem, testCluster)
 	if err != nil {
 		t.Fatal(err)

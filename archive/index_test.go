@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -61,7 +62,7 @@ func blockName(first int) string {
 func TestIndex(t *testing.T) { inClearAndSealed(t, testIndex) }
 
 func testIndex(t *testing.T, keys archive.Keys) {
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := keys.Pin(t.Context(), store, testCluster)
 	if err != nil {
 		t.Fatal(err)

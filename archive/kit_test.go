@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -44,7 +45,7 @@ func tailOf(g *walgen.WAL, i int, to int64) (archive.Piece, []byte) {
 
 func newArchive(t testing.TB) *archive.Archive {
 	t.Helper()
-	a, err := archive.Pin(t.Context(), archive.NewMem(), testCluster)
+	a, err := archive.Pin(t.Context(), memstore.New(), testCluster)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,8 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -33,15 +31,7 @@ func (p RestorePoint) object() string {
 
 // PutRestorePoint notes a restore point durably, if it is not noted yet.
 func (a *Archive) PutRestorePoint(ctx context.Context, p RestorePoint) error {
-	body, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	err = a.store.Put(ctx, p.object(), bytes.NewReader(append(body, '\n')))
-	if errors.Is(err, ErrExists) {
-		return a.store.Confirm(ctx, p.object())
-	}
-	return err
+	return a.putJSON(ctx, p.object(), p)
 }
 
 // putAndNote stores a piece of WAL, and notes the restore points of a whole

@@ -10,12 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // Names that become the same object name are still told apart, and a name
 // may be there twice.
 func TestRestorePoints(t *testing.T) {
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := archive.Pin(t.Context(), store, testCluster)
 	if err != nil {
 		t.Fatal(err)

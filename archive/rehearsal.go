@@ -7,22 +7,28 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 )
 
 // rehearsal is a store that is written to only in appearance.
 type rehearsal struct {
 	Store
-	wrote *Mem
+	mu    sync.Mutex
+	wrote map[string][]byte
 }
 
 // Rehearse wraps a store for a dry run: what is put or deleted seems to be, as
 // far as listings, small objects and the headers of segments show, but store
 // is not changed. It takes memory for those headers.
-func Rehearse(store Store) Store { return &rehearsal{store, NewMem()} }
+func Rehearse(store Store) Store { return &rehearsal{Store: store, wrote: map[string][]byte{}} }
 
 // Put implements [Store]. It reads body to its end, so that its errors show.
 func (r *rehearsal) Put(ctx context.Context, name string, body io.Reader) error {
-	_, err := r.Store.Stat(ctx, name)
+	_, err := r.Stat(ctx, name)
 	if err == nil {
 		return fmt.Errorf("put %s: %w", name, ErrExists)
 	}
@@ -39,60 +45,71 @@ func (r *rehearsal) Put(ctx context.Context, name string, body io.Reader) error 
 	if size, err := headerSize(name, kept); err == nil {
 		kept = bytes.Clone(kept[:min(size, int64(len(kept)))])
 	}
-	return r.wrote.Put(ctx, name, bytes.NewReader(kept))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wrote[name] = kept
+	return nil
 }
 
-// of is where an object is.
-func (r *rehearsal) of(ctx context.Context, name string) Store {
-	if _, err := r.wrote.Stat(ctx, name); err == nil {
-		return r.wrote
-	}
-	return r.Store
+// object is what was put under a name.
+func (r *rehearsal) object(name string) (body []byte, info Info, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	body, ok = r.wrote[name]
+	return body, Info{Name: name, Size: int64(len(body)), Modified: time.Now()}, ok
 }
 
 // Get implements [Store].
 func (r *rehearsal) Get(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
-	return r.of(ctx, name).Get(ctx, name, off, n)
+	body, info, ok := r.object(name)
+	if !ok {
+		return r.Store.Get(ctx, name, off, n)
+	}
+	if n < 0 {
+		n = info.Size
+	}
+	return io.NopCloser(io.NewSectionReader(bytes.NewReader(body), off, n)), nil
 }
 
 // Stat implements [Store].
 func (r *rehearsal) Stat(ctx context.Context, name string) (Info, error) {
-	return r.of(ctx, name).Stat(ctx, name)
+	if _, info, ok := r.object(name); ok {
+		return info, nil
+	}
+	return r.Store.Stat(ctx, name)
 }
 
 // List implements [Store].
 func (r *rehearsal) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		var wrote []Info
-		for info, err := range r.wrote.List(ctx, prefix, after) {
-			if err != nil {
-				yield(Info{}, err)
-				return
+		r.mu.Lock()
+		wrote := slices.Sorted(maps.Keys(r.wrote))
+		r.mu.Unlock()
+		wrote = slices.DeleteFunc(wrote, func(name string) bool { return !strings.HasPrefix(name, prefix) || name <= after })
+		yieldBefore := func(name string) bool {
+			for len(wrote) > 0 && (name == "" || wrote[0] < name) {
+				_, info, _ := r.object(wrote[0])
+				if wrote = wrote[1:]; !yield(info, nil) {
+					return false
+				}
 			}
-			wrote = append(wrote, info)
+			return true
 		}
 		for info, err := range r.Store.List(ctx, prefix, after) {
-			for err == nil && len(wrote) > 0 && wrote[0].Name < info.Name {
-				if !yield(wrote[0], nil) {
-					return
-				}
-				wrote = wrote[1:]
-			}
-			if !yield(info, err) || err != nil {
+			if err == nil && !yieldBefore(info.Name) || !yield(info, err) || err != nil {
 				return
 			}
 		}
-		for _, info := range wrote {
-			if !yield(info, nil) {
-				return
-			}
-		}
+		yieldBefore("")
 	}
 }
 
 // Delete implements [Store]. What is stored stays, and seems to.
-func (r *rehearsal) Delete(ctx context.Context, name string) error {
-	return r.wrote.Delete(ctx, name)
+func (r *rehearsal) Delete(_ context.Context, name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.wrote, name)
+	return nil
 }
 
 // Confirm implements [Store].

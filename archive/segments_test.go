@@ -17,6 +17,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -352,7 +353,7 @@ func TestRealWAL(t *testing.T) {
 	if _, err := fmt.Sscan(c.Psql(t, "SELECT system_identifier FROM pg_control_system()"), &cluster.SystemIdentifier); err != nil {
 		t.Fatal(err)
 	}
-	a, err := archive.Pin(t.Context(), archive.NewMem(), cluster)
+	a, err := archive.Pin(t.Context(), memstore.New(), cluster)
 	if err != nil {
 		t.Fatal(err)
 	}

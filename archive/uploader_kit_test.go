@@ -16,6 +16,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit/memfs"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // faulty is a store of which a test decides what fails, and that notes the
 // order of successful puts.
 type faulty struct {
-	*archive.Mem
+	*memstore.Store
 	onPut    func(name string) error // before a put
 	onDelete func(name string) error
 
@@ -40,7 +41,7 @@ func (f *faulty) Put(ctx context.Context, name string, body io.Reader) error {
 			return err
 		}
 	}
-	err := f.Mem.Put(ctx, name, body)
+	err := f.Store.Put(ctx, name, body)
 	if err == nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -55,7 +56,7 @@ func (f *faulty) Delete(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return f.Mem.Delete(ctx, name)
+	return f.Store.Delete(ctx, name)
 }
 
 // upload is a spool, an archive and an uploader between them.
@@ -76,7 +77,7 @@ func newUpload(t *testing.T) *upload {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := &faulty{Mem: archive.NewMem()}
+	store := &faulty{Store: memstore.New()}
 	a, err := archive.Pin(t.Context(), store, testCluster)
 	if err != nil {
 		t.Fatal(err)

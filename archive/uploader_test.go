@@ -291,7 +291,7 @@ func TestUploaderAfterDamage(t *testing.T) {
 		g.FillSegments(2)
 		second := *g
 		second.Config.Start, second.Bytes = g.Config.Start+wal.LSN(testSize), g.Bytes[testSize:]
-		u.must(u.store.Mem.Put(t.Context(), "wal/00000001/000000010000000000000001.zst", strings.NewReader("damaged")))
+		u.must(u.store.Store.Put(t.Context(), "wal/00000001/000000010000000000000001.zst", strings.NewReader("damaged")))
 		u.receive(&second)
 		u.run(time.Hour)
 		u.wantConfirmed("1:0/300000")

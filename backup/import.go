@@ -102,10 +102,7 @@ func importNew(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, 
 		cleanup(ctx, cfg.Archive.Store(), cfg.Log, c)
 		return nil, err
 	}
-	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
-		return nil, hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
-	}
-	return c, nil
+	return c, putCommit(ctx, cfg.Archive.Store(), c)
 }
 
 // haveWAL checks that the archive holds the WAL that the backup needs. Of the
@@ -172,14 +169,7 @@ func pack(ctx context.Context, cfg ImportConfig, src *Source, m *Manifest, c *Co
 		return err
 	}
 	p := newPacker(w, cfg, m)
-	err = p.run(w.ctx, src)
-	if err == nil {
-		c.Parts, err = w.finish()
-	}
-	if err != nil {
-		if cause := w.abort(); cause != nil {
-			err = cause // a store that fails ends the stream too
-		}
+	if c.Parts, err = w.finish(p.run(w.ctx, src)); err != nil {
 		return err
 	}
 	c.count()

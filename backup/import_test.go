@@ -15,6 +15,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // found is what import sees below a directory, with its WAL imported.
@@ -52,7 +53,7 @@ func TestImportTablespaces(t *testing.T) {
 		dir := filepath.Join(testkit.Dir(t), "base")
 		testkit.Run(t, filepath.Join(c.Bin, "pg_basebackup"), append([]string{"-d", c.Conninfo(), "-c", "fast", "-l", "by hand", "-D", dir}, args...)...)
 		begun := time.Now()
-		a := pinned(t, c, archive.NewMem())
+		a := pinned(t, c, memstore.New())
 		f := found(t, a, dir)
 		if len(f.Backups) != 1 {
 			t.Fatalf("%s: backups %v", form, f.Backups)
@@ -79,7 +80,7 @@ func TestImportTablespaces(t *testing.T) {
 		if err != nil || !had || again.ID != commit.ID {
 			t.Errorf("%s again: %v, %v", form, had, err)
 		}
-		missing := pinned(t, c, archive.NewMem())
+		missing := pinned(t, c, memstore.New())
 		_, _, err = Import(t.Context(), ImportConfig{Archive: missing}, f.Backups[0])
 		if err == nil || !strings.Contains(err.Error(), "which the backup needs") || len(hint.Of(err)) == 0 {
 			t.Errorf("%s without its WAL: %v", form, err)

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // TestImportMatrix imports backups of each major version that the machine's
@@ -24,7 +24,7 @@ func TestImportMatrix(t *testing.T) {
 			for _, args := range [][]string{{"-Ft", "-z"}, {"-Fp"}, {"-Ft", "-X", "fetch", "--manifest-checksums=SHA512"}, {"-Fp", "--manifest-checksums=NONE"}} {
 				dir := filepath.Join(testkit.Dir(t), "base")
 				testkit.Run(t, filepath.Join(client, "pg_basebackup"), append([]string{"-d", c.Conninfo(), "-c", "fast", "-D", dir}, args...)...)
-				a := pinned(t, c, archive.NewMem())
+				a := pinned(t, c, memstore.New())
 				f := found(t, a, dir)
 				commit, _, err := Import(t.Context(), ImportConfig{Archive: a, PartSize: 1 << 20}, f.Backups[0])
 				if err != nil {

@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash"
+	"io"
+	"strings"
 )
 
 const (
@@ -13,6 +16,7 @@ const (
 	// manifest.
 	checksumAlgorithm = "CRC32C"
 	controlFile       = "global/pg_control"
+	tarBlock          = 512
 )
 
 // fileSum is what passed of one file.
@@ -22,42 +26,34 @@ type fileSum struct {
 	sum       []byte
 }
 
-// intake sorts what the server sends: tar streams go to parts, the manifest to
-// memory, and every file leaves its size and checksum.
+// intake takes files into the parts of a backup, and leaves size and checksum of
+// each.
 type intake struct {
 	parts    *partWriter
 	partSize int64
-	progress func(bytes int64)
-
 	// algorithm is the checksum that the manifest has of a file.
-	algorithm func(path string) string
-	hashes    map[string]hash.Hash // one of each algorithm, to be used again
-
+	algorithm  func(path string) string
 	tablespace uint32
-	scan       tarScanner
-	file       string // that is passing, "" for none
-	passing    fileSum
-	hash       hash.Hash // of that file, nil for none
-
-	files    map[string]fileSum
-	manifest bytes.Buffer
+	files      map[string]fileSum
+	manifest   bytes.Buffer
+	buf        []byte
 }
 
-func newIntake(w *partWriter, partSize int64, progress func(int64)) *intake {
+func newIntake(w *partWriter, partSize int64) *intake {
 	return &intake{
-		parts: w, partSize: partSize, progress: progress,
+		parts: w, partSize: partSize,
 		algorithm: func(string) string { return checksumAlgorithm },
-		hashes:    map[string]hash.Hash{},
 		files:     map[string]fileSum{},
+		buf:       make([]byte, 64<<10),
 	}
 }
 
-// run reads the whole answer to BASE_BACKUP from the stream on.
-func (in *intake) run(ctx context.Context, s *stream) (end position, damaged bool, err error) {
-	if err := in.take(ctx, s); err != nil {
-		return position{}, false, fmt.Errorf("BASE_BACKUP: %w", err)
+// run reads the whole answer to BASE_BACKUP from the stream on. progress is told
+// the bytes of each message.
+func (in *intake) run(ctx context.Context, s *stream, progress func(bytes int64)) (end position, damaged bool, err error) {
+	if err = in.take(ctx, s, progress); err == nil {
+		end, damaged, err = s.finish(ctx)
 	}
-	end, damaged, err = s.finish(ctx)
 	if err != nil {
 		return position{}, false, fmt.Errorf("BASE_BACKUP: %w", err)
 	}
@@ -65,69 +61,111 @@ func (in *intake) run(ctx context.Context, s *stream) (end position, damaged boo
 }
 
 // take reads the stream to its end.
-func (in *intake) take(ctx context.Context, s *stream) error {
-	inManifest := false
-	for {
-		c, err := s.next(ctx)
-		if err != nil {
-			return err
-		}
+func (in *intake) take(ctx context.Context, s *stream, progress func(bytes int64)) error {
+	c, err := s.next(ctx)
+	for err == nil && c.kind != chunkEnd {
+		data := &dataReader{ctx: ctx, stream: s, progress: progress}
 		switch c.kind {
 		case chunkArchive:
-			if err := in.endArchive(); err != nil {
-				return err
-			}
 			in.tablespace = c.tablespace
-			in.scan = tarScanner{sink: in}
+			if err = entries(data, in.add); err == nil {
+				err = in.parts.end()
+			}
 		case chunkManifest:
-			inManifest = true
-		case chunkData:
-			if inManifest {
-				in.manifest.Write(c.data)
-				continue
-			}
-			if err := in.scan.write(c.data); err != nil {
-				return err
-			}
-			in.progress(int64(len(c.data)))
-		case chunkEnd:
-			return in.endArchive()
+			data.progress = func(int64) {}
+			_, err = in.manifest.ReadFrom(data)
+		default:
+			err = errors.New("data of nothing in the stream")
 		}
+		c = data.end
 	}
+	return err
 }
 
-// endArchive ends the tar stream of a tablespace, and with it its last part.
-func (in *intake) endArchive() error {
-	if err := in.scan.close(); err != nil {
-		return err
-	}
-	in.endFile()
-	return in.parts.end()
+// dataReader reads what one tar stream, or the manifest, consists of.
+type dataReader struct {
+	ctx      context.Context
+	stream   *stream
+	progress func(bytes int64)
+	rest     []byte
+	ended    bool
+	end      chunk // that came behind
 }
 
-// entry implements [tarSink].
-func (in *intake) entry(hdr *tar.Header, raw []byte) error {
-	in.endFile()
-	if hdr.Typeflag == tar.TypeReg {
-		if err := in.beginFile(in.path(hdr.Name)); err != nil {
+func (d *dataReader) Read(p []byte) (int, error) {
+	for len(d.rest) == 0 {
+		if d.ended {
+			return 0, io.EOF
+		}
+		c, err := d.stream.next(d.ctx)
+		if err != nil {
+			return 0, err
+		}
+		if c.kind != chunkData {
+			d.end, d.ended = c, true
+			continue
+		}
+		d.rest = c.data
+		d.progress(int64(len(c.data)))
+	}
+	n := copy(p, d.rest)
+	d.rest = d.rest[n:]
+	return n, nil
+}
+
+// entries calls each for every entry of a tar stream. Its name is without "./"
+// and a directory's last slash.
+func entries(r io.Reader, each func(h *tar.Header, body io.Reader) error) error {
+	t := tar.NewReader(r)
+	for {
+		h, err := t.Next()
+		if err == io.EOF { //nolint:errorlint // the end of the archive, not of what it is read from
+			// What follows is padding; compressed files have a checksum at
+			// their end.
+			_, err = io.Copy(io.Discard, r)
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("read tar stream: %w", err)
+		}
+		h.Name = strings.TrimPrefix(strings.TrimSuffix(h.Name, "/"), "./")
+		if err := each(h, t); err != nil {
 			return err
 		}
 	}
-	if err := in.cut(hdr); err != nil {
+}
+
+// add takes one file or directory.
+func (in *intake) add(h *tar.Header, body io.Reader) error {
+	out := *h
+	out.Format = tar.FormatUnknown // the oldest that can say it
+	switch {
+	case !localPath(h.Name):
+		return fmt.Errorf("tar entry %q leads out of the data directory", h.Name)
+	case h.Typeflag == tar.TypeDir:
+		out.Name += "/"
+	case h.Typeflag != tar.TypeReg:
+		return fmt.Errorf("tar entry %q is of type %q, neither file nor directory", h.Name, h.Typeflag)
+	}
+	if err := in.cut(h); err != nil {
 		return err
 	}
-	if in.file != "" {
-		in.parts.open.Files++
+	if err := in.parts.tar.WriteHeader(&out); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
 	}
-	return in.parts.write(raw)
+	if h.Typeflag == tar.TypeReg {
+		in.parts.open.Files++
+		return in.file(in.path(h.Name), h.Size, body)
+	}
+	return nil
 }
 
 // cut begins a new part where one is needed before an entry: the control file
 // gets one of its own, so that a restore can lay it down last.
-func (in *intake) cut(hdr *tar.Header) error {
-	control := in.tablespace == 0 && hdr.Name == controlFile
+func (in *intake) cut(h *tar.Header) error {
+	control := in.tablespace == 0 && h.Name == controlFile
 	if p := in.parts.open; p != nil {
-		full := p.PlainBytes+tarBlock+hdr.Size > in.partSize
+		full := p.PlainBytes+tarBlock+h.Size > in.partSize
 		if !full && !control && !p.Control {
 			return nil
 		}
@@ -139,46 +177,33 @@ func (in *intake) cut(hdr *tar.Header) error {
 	return nil
 }
 
-func (in *intake) beginFile(path string) (err error) {
+// file takes the contents of a file.
+func (in *intake) file(path string, size int64, body io.Reader) error {
 	if _, twice := in.files[path]; twice {
 		return fmt.Errorf("file %q was sent twice", path)
 	}
-	algorithm := in.algorithm(path)
-	in.file, in.passing, in.hash = path, fileSum{algorithm: algorithm}, in.hashes[algorithm]
-	if in.hash == nil && algorithm != "" {
-		if in.hash, err = NewChecksum(algorithm); err != nil {
+	passed := fileSum{size: size, algorithm: in.algorithm(path)}
+	var w io.Writer = in.parts.tar
+	var sum hash.Hash
+	if passed.algorithm != "" {
+		var err error
+		if sum, err = NewChecksum(passed.algorithm); err != nil {
 			return err
 		}
-		in.hashes[algorithm] = in.hash
+		w = io.MultiWriter(w, sum)
 	}
-	if in.hash != nil {
-		in.hash.Reset()
+	n, err := io.CopyBuffer(w, io.LimitReader(body, size), in.buf)
+	if err == nil && n < size {
+		err = io.ErrUnexpectedEOF
 	}
+	if err != nil {
+		return fmt.Errorf("file %q: %w", path, err)
+	}
+	if sum != nil {
+		passed.sum = sum.Sum(nil)
+	}
+	in.files[path] = passed
 	return nil
-}
-
-// content implements [tarSink].
-func (in *intake) content(p []byte) error {
-	in.passing.size += int64(len(p))
-	if in.hash != nil {
-		in.hash.Write(p)
-	}
-	return in.parts.write(p)
-}
-
-// padding implements [tarSink].
-func (in *intake) padding(p []byte) error { return in.parts.write(p) }
-
-// endFile notes the file that has passed.
-func (in *intake) endFile() {
-	if in.file == "" {
-		return
-	}
-	if in.hash != nil {
-		in.passing.sum = in.hash.Sum(nil)
-	}
-	in.files[in.file] = in.passing
-	in.file = ""
 }
 
 // path is how the manifest names a file of the tar stream.

@@ -141,7 +141,7 @@ func checkNothing(t *testing.T, store archive.Store) {
 func checkWhole(a *archive.Archive, c *Commit) error {
 	ctx := context.Background()
 	for _, p := range c.Parts {
-		body, err := read(ctx, a.Store(), p.Name)
+		body, err := archive.ReadAll(ctx, a.Store(), p.Name, -1)
 		if err != nil {
 			return err
 		}

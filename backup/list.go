@@ -169,14 +169,17 @@ func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
 
 func putCommit(ctx context.Context, store archive.Store, c *Commit) error {
 	body, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return err
+	if err == nil {
+		err = store.Put(ctx, c.CommitName(), bytes.NewReader(append(body, '\n')))
 	}
-	return store.Put(ctx, c.CommitName(), bytes.NewReader(append(body, '\n')))
+	if err != nil {
+		return hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
+	}
+	return nil
 }
 
 func loadCommit(ctx context.Context, a *archive.Archive, name string) (*Commit, error) {
-	body, err := read(ctx, a.Store(), name)
+	body, err := archive.ReadAll(ctx, a.Store(), name, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -218,17 +221,4 @@ func (c *Commit) check(name string, a *archive.Archive) error {
 		return errors.New("it has no parts")
 	}
 	return nil
-}
-
-func read(ctx context.Context, store archive.Store, name string) ([]byte, error) {
-	r, err := store.Get(ctx, name, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	body, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
-	}
-	return body, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -20,7 +21,7 @@ var testIdentity = segment.Identity{SystemIdentifier: 7, MajorVersion: 15, Segme
 
 func memArchive(t *testing.T) *archive.Archive {
 	t.Helper()
-	a, err := archive.Pin(t.Context(), archive.NewMem(), testIdentity)
+	a, err := archive.Pin(t.Context(), memstore.New(), testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func TestListReportsUnusable(t *testing.T) {
 func commitJSON(t *testing.T, a *archive.Archive, c *Commit) []byte {
 	t.Helper()
 	put(t, a, c)
-	body, err := read(t.Context(), a.Store(), c.CommitName())
+	body, err := archive.ReadAll(t.Context(), a.Store(), c.CommitName(), -1)
 	if err == nil {
 		err = a.Store().Delete(t.Context(), c.CommitName())
 	}

@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // TestMatrix takes backups of servers of each major version, a good one and
@@ -23,7 +23,7 @@ func TestMatrix(t *testing.T) {
 
 func takeDamaged(t *testing.T, major int) {
 	c := testkit.Start(t, testkit.Config{Major: major, SegmentSizeMB: 1, Checksums: true, Settings: []string{"autovacuum = off"}})
-	a := pinned(t, c, archive.NewMem())
+	a := pinned(t, c, memstore.New())
 	c.Psql(t, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) i")
 	c.Psql(t, "CHECKPOINT")
 	file := filepath.Join(c.DataDir, c.Psql(t, "SELECT pg_relation_filepath('t')"))

@@ -27,7 +27,6 @@ var errStop = errors.New("found")
 // would have sent.
 type packer struct {
 	in   *intake
-	tar  *tar.Writer // of the tablespace that passes
 	size map[string]int64
 	// kept is the contents of the small files that say something of the
 	// whole.
@@ -48,7 +47,7 @@ func newPacker(w *partWriter, cfg ImportConfig, m *Manifest) *packer {
 	for _, f := range m.Files {
 		p.size[f.Path], algorithms[f.Path] = f.Size, f.Algorithm
 	}
-	p.in = newIntake(w, cfg.PartSize, nil)
+	p.in = newIntake(w, cfg.PartSize)
 	p.in.algorithm = func(path string) string { return algorithms[path] }
 	return p
 }
@@ -58,7 +57,7 @@ func (p *packer) run(ctx context.Context, src *Source) error {
 		return p.plain(ctx, src.Dir)
 	}
 	for _, t := range src.tars {
-		p.begin(t.tablespace)
+		p.in.tablespace = t.tablespace
 		err := readTar(t.path, func(h *tar.Header, body io.Reader) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -75,71 +74,40 @@ func (p *packer) run(ctx context.Context, src *Source) error {
 	return nil
 }
 
-func (p *packer) begin(tablespace uint32) {
-	p.in.tablespace, p.in.scan = tablespace, tarScanner{sink: p.in}
-	p.tar = tar.NewWriter(scanWriter{&p.in.scan})
-}
-
 func (p *packer) end() error {
 	if h := p.control; h != nil && p.in.tablespace == 0 {
-		if err := p.tar.WriteHeader(h); err != nil {
-			return err
-		}
-		if _, err := p.tar.Write(p.kept[controlFile].Bytes()); err != nil {
+		if err := p.in.add(h, bytes.NewReader(p.kept[controlFile].Bytes())); err != nil {
 			return err
 		}
 	}
-	if err := p.tar.Close(); err != nil {
-		return err
-	}
-	return p.in.endArchive()
+	return p.in.parts.end()
 }
-
-type scanWriter struct{ scan *tarScanner }
-
-func (w scanWriter) Write(b []byte) (int, error) { return len(b), w.scan.write(b) }
 
 // add passes on one entry of the tablespace, unless it is no part of the
 // backup: WAL is archived on its own, and what pg_basebackup -R adds is for a
 // standby. A backup of a standby lists such a file.
 func (p *packer) add(h *tar.Header, body io.Reader) error {
-	name := entryName(h)
-	if !p.wanted(name, h.Typeflag) {
+	if !p.wanted(h.Name, h.Typeflag) {
 		return nil
 	}
-	size := h.Size
-	if listed, ok := p.size[name]; ok && name == autoConf && p.in.tablespace == 0 {
-		size = min(size, listed) // the rest is of -R; the checksum proves it
+	out := &tar.Header{Typeflag: h.Typeflag, Name: h.Name, Mode: h.Mode, Size: h.Size, ModTime: h.ModTime}
+	if listed, ok := p.size[h.Name]; ok && h.Name == autoConf && p.in.tablespace == 0 {
+		out.Size = min(h.Size, listed) // the rest is of -R; the checksum proves it
 	}
-	out := &tar.Header{Typeflag: h.Typeflag, Name: name, Mode: h.Mode, Size: size, ModTime: h.ModTime, Format: tar.FormatUSTAR}
-	if h.Typeflag == tar.TypeDir {
-		out.Name, out.Size = name+"/", 0
+	defer p.moved(out.Size)
+	kept := p.kept[h.Name]
+	if kept == nil || p.in.tablespace != 0 {
+		return p.in.add(out, body)
 	}
-	defer p.moved(size)
-	kept := p.kept[name]
-	if p.in.tablespace != 0 {
-		kept = nil
+	if out.Size > maxKept {
+		return fmt.Errorf("%s has %d bytes", h.Name, out.Size)
 	}
-	if kept != nil && size > maxKept {
-		return fmt.Errorf("%s has %d bytes", name, size)
-	}
-	if name == controlFile && kept != nil {
+	if h.Name == controlFile {
 		p.control = out
-		_, err := io.CopyN(kept, body, size)
+		_, err := io.CopyN(kept, body, out.Size)
 		return err
 	}
-	if err := p.tar.WriteHeader(out); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if h.Typeflag != tar.TypeReg {
-		return nil
-	}
-	var w io.Writer = p.tar
-	if kept != nil {
-		w = io.MultiWriter(w, kept)
-	}
-	_, err := io.CopyN(w, body, size)
-	return err
+	return p.in.add(out, io.TeeReader(body, kept))
 }
 
 func (p *packer) wanted(name string, kind byte) bool {
@@ -173,7 +141,7 @@ func (p *packer) plain(ctx context.Context, dir string) error {
 			return err
 		}
 		p.links = append(p.links, Tablespace{OID: uint32(oid), Location: at})
-		p.begin(uint32(oid))
+		p.in.tablespace = uint32(oid)
 		if err := p.walk(ctx, path+"/."); err != nil {
 			return err
 		}
@@ -181,7 +149,7 @@ func (p *packer) plain(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	p.begin(0)
+	p.in.tablespace = 0
 	if err := p.walk(ctx, dir); err != nil {
 		return err
 	}
@@ -257,7 +225,7 @@ func (s *Source) label() (label, error) {
 	}
 	var found label
 	err := readTar(s.tars[len(s.tars)-1].path, func(h *tar.Header, body io.Reader) error {
-		if entryName(h) != labelFile {
+		if h.Name != labelFile {
 			return nil
 		}
 		text, err := io.ReadAll(io.LimitReader(body, 64<<10))

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,7 +38,8 @@ type partWriter struct {
 	group *errgroup.Group
 
 	enc   *zstd.Encoder
-	open  *openPart // nil between two parts
+	tar   *tar.Writer // of the open part
+	open  *openPart   // nil between two parts
 	parts []*Part
 }
 
@@ -68,6 +71,7 @@ func (w *partWriter) begin(tablespace uint32, control bool) {
 	w.parts = append(w.parts, p.Part)
 	w.open = p
 	w.enc.Reset(pipe)
+	w.tar = tar.NewWriter(w)
 	w.group.Go(func() error {
 		sum := sha256.New()
 		size := &counter{}
@@ -88,20 +92,19 @@ func (w *partWriter) begin(tablespace uint32, control bool) {
 	})
 }
 
-// write adds bytes to the tar stream of the open part.
-func (w *partWriter) write(b []byte) error {
+// Write adds bytes to the tar stream of the open part.
+func (w *partWriter) Write(b []byte) (int, error) {
 	w.open.PlainBytes += int64(len(b))
-	_, err := w.enc.Write(b)
-	return err
+	return w.enc.Write(b)
 }
 
-// end completes the open part, if there is one, with the two zero blocks that
-// end a tar stream. The part may still be on its way when end returns.
+// end completes the open part, if there is one. It may still be on its way when
+// end returns.
 func (w *partWriter) end() error {
 	if w.open == nil {
 		return nil
 	}
-	err := w.write(make([]byte, 2*tarBlock))
+	err := w.tar.Close()
 	if err == nil {
 		err = w.enc.Close()
 	}
@@ -114,13 +117,17 @@ func (w *partWriter) end() error {
 }
 
 // finish completes the last part and waits until all are durable. After an
-// error the caller calls abort, as for every other method.
-func (w *partWriter) finish() ([]Part, error) {
-	if err := w.end(); err != nil {
-		return nil, err
+// error, with which writing may have ended too, it gives them up.
+func (w *partWriter) finish(err error) ([]Part, error) {
+	if err == nil {
+		err = w.end()
 	}
-	if err := w.group.Wait(); err != nil {
-		return nil, err
+	if err == nil {
+		err = w.group.Wait()
+	}
+	if err != nil {
+		// A store that fails ends what is written too: its error is the cause.
+		return nil, cmp.Or(w.abort(), err)
 	}
 	parts := make([]Part, len(w.parts))
 	for i, p := range w.parts {

@@ -11,9 +11,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
-func newParts(t *testing.T, store archive.Store) *partWriter {
+func newParts(t testing.TB, store archive.Store) *partWriter {
 	t.Helper()
 	a, err := archive.Pin(t.Context(), store, testIdentity)
 	if err != nil {
@@ -27,14 +28,14 @@ func newParts(t *testing.T, store archive.Store) *partWriter {
 }
 
 func TestPartsAreIndependent(t *testing.T) {
-	store := archive.NewMem()
+	store := memstore.New()
 	w := newParts(t, store)
 	bodies := [][]byte{bytes.Repeat([]byte("base"), 100000), {}, make([]byte, 3<<20)}
 	_, _ = rand.Read(bodies[2]) // cannot be compressed
 	for i, body := range bodies {
 		w.begin(uint32(i), i == 2)
 		for chunk := range slices.Chunk(body, 32<<10) {
-			if err := w.write(chunk); err != nil {
+			if _, err := w.Write(chunk); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -42,7 +43,7 @@ func TestPartsAreIndependent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	parts, err := w.finish()
+	parts, err := w.finish(nil)
 	if err != nil || len(parts) != len(bodies) {
 		t.Fatalf("%d parts, %v", len(parts), err)
 	}
@@ -52,7 +53,7 @@ func TestPartsAreIndependent(t *testing.T) {
 	}
 	defer dec.Close()
 	for i, p := range parts {
-		stored, err := read(t.Context(), store, PartName("20261122T010003Z", i+1))
+		stored, err := archive.ReadAll(t.Context(), store, PartName("20261122T010003Z", i+1), -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,10 +72,10 @@ func TestPartsAreIndependent(t *testing.T) {
 
 // A part that is given up is not stored, not even its beginning.
 func TestPartsAbort(t *testing.T) {
-	store := archive.NewMem()
+	store := memstore.New()
 	w := newParts(t, store)
 	w.begin(0, false)
-	if err := w.write(make([]byte, 1<<20)); err != nil {
+	if _, err := w.Write(make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.abort(); err != nil {
@@ -87,7 +88,7 @@ func TestPartsAbort(t *testing.T) {
 
 // The store's error stops the writer, whatever the writer does.
 func TestPartsStoreFails(t *testing.T) {
-	mem := archive.NewMem()
+	mem := memstore.New()
 	if _, err := archive.Pin(t.Context(), mem, testIdentity); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestPartsStoreFails(t *testing.T) {
 	_, _ = rand.Read(noise)
 	var err error
 	for i := 0; i < 100 && err == nil; i++ {
-		err = w.write(noise)
+		_, err = w.Write(noise)
 	}
 	if !errors.Is(err, errStore) {
 		t.Errorf("write: %v", err)

@@ -88,11 +88,13 @@ func (p *Prune) list(ctx context.Context) error {
 			p.all = append(p.all, c)
 		}
 	}
-	slices.SortFunc(p.all, newerFirst)
+	slices.SortFunc(p.all, NewerFirst)
 	return nil
 }
 
-func newerFirst(a, b *Commit) int {
+// NewerFirst orders backups: those of later timelines first, then by where they
+// end.
+func NewerFirst(a, b *Commit) int {
 	return cmp.Or(cmp.Compare(b.Timeline, a.Timeline), cmp.Compare(b.StopLSN, a.StopLSN), cmp.Compare(b.ID, a.ID))
 }
 
@@ -147,7 +149,7 @@ func (p *Prune) choose(ctx context.Context, keep int) error {
 			p.Drop = append(p.Drop, c)
 		}
 	}
-	slices.SortFunc(p.Keep, newerFirst)
+	slices.SortFunc(p.Keep, NewerFirst)
 	return nil
 }
 

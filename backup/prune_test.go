@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -61,7 +62,7 @@ func (s *agedStore) Delete(ctx context.Context, name string) error {
 // what belongs to them: WAL to segment 7, a gap in 3, an index, restore points.
 func pruneArchive(t *testing.T) (*agedStore, *archive.Archive) {
 	t.Helper()
-	store := &agedStore{Store: archive.NewMem(), deletes: -1}
+	store := &agedStore{Store: memstore.New(), deletes: -1}
 	a, err := archive.Pin(t.Context(), store, testIdentity)
 	if err != nil {
 		t.Fatal(err)

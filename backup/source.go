@@ -142,7 +142,7 @@ func (s *Source) WAL(temp func() (string, error)) ([]string, error) {
 	}
 	var paths []string
 	err = readTar(from, func(h *tar.Header, body io.Reader) error {
-		name, ok := strings.CutPrefix(entryName(h), prefix)
+		name, ok := strings.CutPrefix(h.Name, prefix)
 		if !ok || h.Typeflag != tar.TypeReg || strings.Contains(name, "/") || !localPath(name) {
 			return nil
 		}
@@ -169,28 +169,8 @@ func readTar(path string, each func(h *tar.Header, body io.Reader) error) error 
 		return err
 	}
 	defer r.Close()
-	t := tar.NewReader(r)
-	for {
-		h, err := t.Next()
-		if err == io.EOF { //nolint:errorlint // the end of the archive, not of the file
-			// What follows is padding; compressed files have a checksum at
-			// their end.
-			_, err = io.Copy(io.Discard, r)
-		}
-		if err != nil {
-			return wrapPath(path, err)
-		}
-		if h == nil {
-			return nil
-		}
-		if err := each(h, t); err != nil {
-			return wrapPath(path, err)
-		}
+	if err := entries(r, each); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-}
-
-func wrapPath(path string, err error) error { return fmt.Errorf("%s: %w", path, err) }
-
-func entryName(h *tar.Header) string {
-	return strings.TrimPrefix(strings.TrimSuffix(h.Name, "/"), "./")
+	return nil
 }

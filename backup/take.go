@@ -13,7 +13,6 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/crashpoint"
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 )
 
@@ -59,7 +58,7 @@ func take(ctx context.Context, cfg Config) (*Commit, error) {
 	}
 	crashpoint.Hit(crashpoint.BackupWALArchived)
 	if err := putCommit(ctx, cfg.Archive.Store(), c); err != nil {
-		return nil, hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
+		return nil, err
 	}
 	crashpoint.Hit(crashpoint.BackupCommitted)
 	return c, nil
@@ -143,20 +142,13 @@ func receive(ctx context.Context, cfg Config, s *stream, c *Commit) (*intake, er
 		return nil, err
 	}
 	var done int64
-	in := newIntake(w, cfg.PartSize, func(n int64) {
+	in := newIntake(w, cfg.PartSize)
+	cfg.Progress(0, s.estimate)
+	end, damaged, err := in.run(w.ctx, s, func(n int64) {
 		done += n
 		cfg.Progress(done, s.estimate)
 	})
-	cfg.Progress(0, s.estimate)
-	end, damaged, err := in.run(w.ctx, s)
-	if err == nil {
-		c.Parts, err = w.finish()
-	}
-	if err != nil {
-		// A store that fails ends the stream too: its error is the cause.
-		if cause := w.abort(); cause != nil {
-			err = cause
-		}
+	if c.Parts, err = w.finish(err); err != nil {
 		return nil, err
 	}
 	c.StartLSN, c.StartTimeline = s.begin.lsn, s.begin.timeline

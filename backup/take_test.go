@@ -16,6 +16,7 @@ import (
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -23,7 +24,7 @@ import (
 // A backup that a page checksum contradicts is kept, and says so.
 func TestTakeFindsDamagedPage(t *testing.T) {
 	c := startServer(t, true)
-	a := pinned(t, c, archive.NewMem())
+	a := pinned(t, c, memstore.New())
 	c.Psql(t, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) i")
 	c.Psql(t, "CHECKPOINT")
 	file := filepath.Join(c.DataDir, c.Psql(t, "SELECT pg_relation_filepath('t')"))
@@ -67,7 +68,7 @@ func TestTakeFails(t *testing.T) {
 	c := startServer(t, false)
 	server := pg.Options{Conninfo: c.Conninfo()}
 	newArchive := func(t *testing.T) *archive.Archive {
-		a := pinned(t, c, archive.NewMem())
+		a := pinned(t, c, memstore.New())
 		nameWAL(t, c, a, 1, 20)
 		return a
 	}
@@ -130,9 +131,9 @@ func TestTakeFails(t *testing.T) {
 		}
 	})
 	t.Run("foreign cluster", func(t *testing.T) {
-		identity := pinned(t, c, archive.NewMem()).Identity().Identity
+		identity := pinned(t, c, memstore.New()).Identity().Identity
 		identity.SystemIdentifier++
-		a, err := archive.Pin(t.Context(), archive.NewMem(), identity)
+		a, err := archive.Pin(t.Context(), memstore.New(), identity)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +143,7 @@ func TestTakeFails(t *testing.T) {
 		}
 	})
 	t.Run("WAL does not come", func(t *testing.T) {
-		a := pinned(t, c, archive.NewMem())
+		a := pinned(t, c, memstore.New())
 		start, err := wal.ParseLSN(c.Psql(t, "SELECT pg_current_wal_flush_lsn()"))
 		if err != nil {
 			t.Fatal(err)
@@ -224,7 +225,7 @@ func TestTakeIsAllOrNothing(t *testing.T) {
 	c := startServer(t, false)
 	// take cuts a backup at an operation and returns how many are listed then.
 	take := func(flaky bool, operation int64) (listed int, left []string, err error) {
-		store := &brokenStore{Store: archive.NewMem(), flaky: flaky}
+		store := &brokenStore{Store: memstore.New(), flaky: flaky}
 		store.left.Store(1000)
 		a := pinned(t, c, store)
 		nameWAL(t, c, a, 1, 10)
@@ -273,7 +274,7 @@ func TestTakeIsAllOrNothing(t *testing.T) {
 // Two backups that begin in the same second both succeed.
 func TestTakeTwiceInOneSecond(t *testing.T) {
 	c := startServer(t, false)
-	a := pinned(t, c, archive.NewMem())
+	a := pinned(t, c, memstore.New())
 	nameWAL(t, c, a, 1, 20)
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
@@ -342,7 +343,7 @@ func TestTakeRefusesOtherBranch(t *testing.T) {
 		before, meanwhile []byte
 	}{"before": {other, nil}, "meanwhile": {nil, other}, "never": {nil, nil}, "own": {nil, own}} {
 		t.Run(name, func(t *testing.T) {
-			a := pinned(t, c, archive.NewMem())
+			a := pinned(t, c, memstore.New())
 			nameWAL(t, c, a, 2, 20)
 			put := func(body []byte) {
 				if body != nil {

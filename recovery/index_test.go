@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -37,7 +38,7 @@ func TestFactsFromIndex(t *testing.T) {
 		damage  bool   // of the index
 		headers bool   // are asked
 	}{{"good", 0, false, false}, {"damaged", 0, true, true}, {"hole", first + 10, false, false}} {
-		store := &gets{Store: archive.NewMem()}
+		store := &gets{Store: memstore.New()}
 		a, err := archive.Pin(t.Context(), store, testCluster)
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -127,7 +128,7 @@ func (a *ahead) waitEnd(t *testing.T) {
 func longGetter(t *testing.T) *getter {
 	g := newGetter(t)
 	g.wal = generateWAL(1, 1, 9)
-	g.store = archive.NewMem()
+	g.store = memstore.New()
 	a, err := archive.Pin(t.Context(), g.store, testCluster)
 	if err != nil {
 		t.Fatal(err)

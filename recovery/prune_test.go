@@ -14,6 +14,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -128,7 +129,7 @@ func (w *world) archived(tli wal.Timeline) bool {
 // store puts what the world's archive holds into one. Damage is what no listing
 // tells: such segments are taken for missing.
 func (w *world) store(t *rapid.T, walLast bool) *archive.Archive {
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := archive.Pin(t.Context(), store, w.facts.Identity)
 	put := func(name string, body []byte) {
 		err = errors.Join(err, store.Put(t.Context(), name, bytes.NewReader(body)))

@@ -24,6 +24,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // made is a backup made by hand, so that each of its details can be wrong.
@@ -50,7 +51,7 @@ func controlBody() string {
 }
 
 func newMade(t *testing.T) *made {
-	m := &made{store: archive.NewMem()}
+	m := &made{store: memstore.New()}
 	m.files[0] = map[string]string{
 		"PG_VERSION": "15\n", "base/1/1259": strings.Repeat("page", 5000), "backup_label": "START WAL LOCATION: 0/100028\n",
 		"postgresql.auto.conf": "archive_mode = 'on'\nwork_mem = '8MB'\n", "standby.signal": "", "tablespace_map": "16385 " + m.space(t) + "\n",

@@ -18,6 +18,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -43,7 +44,7 @@ type vast struct {
 }
 
 func newVast(t testing.TB, last, indexed uint64) *vast {
-	v := &vast{Store: archive.NewMem(), last: last, indexed: indexed, every: 2500, points: true, clocks: true, begin: clock("00:00"), made: map[string][]byte{}}
+	v := &vast{Store: memstore.New(), last: last, indexed: indexed, every: 2500, points: true, clocks: true, begin: clock("00:00"), made: map[string][]byte{}}
 	a := v.open(t)
 	for _, marked := range []bool{false, true} {
 		h, err := a.Describe(archive.Piece{ID: v.id(1), To: int64(testSize)}, bytes.NewReader(v.body(1, marked)), nil)
@@ -243,7 +244,7 @@ func (v *vast) object(ctx context.Context, name string, n int64) ([]byte, error)
 	if i == uint64(count) || nameOf(i) != name {
 		return nil, nil
 	}
-	mem := archive.NewMem()
+	mem := memstore.New()
 	a, err := archive.Pin(ctx, mem, testCluster)
 	if err != nil {
 		return nil, err

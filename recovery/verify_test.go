@@ -17,6 +17,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -56,7 +57,7 @@ const (
 // 2 forks off, and of that up to a tail in segment 8.
 func newVerified(t *testing.T) *archive.Archive {
 	t.Helper()
-	a, err := archive.Pin(t.Context(), archive.NewMem(), testCluster)
+	a, err := archive.Pin(t.Context(), memstore.New(), testCluster)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -70,7 +71,7 @@ type getter struct {
 
 func newGetter(t *testing.T) *getter {
 	t.Helper()
-	g := &getter{store: archive.NewMem(), wal: generateWAL(1, 1, 6), dir: t.TempDir()}
+	g := &getter{store: memstore.New(), wal: generateWAL(1, 1, 6), dir: t.TempDir()}
 	a, err := archive.Pin(context.Background(), g.store, testCluster)
 	if err != nil {
 		t.Fatal(err)

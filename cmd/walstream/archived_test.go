@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -116,7 +117,7 @@ func TestArchivedEndShowsTails(t *testing.T) {
 // used, so the objects need no contents.
 func pinned(t *testing.T, names ...string) *archive.Archive {
 	t.Helper()
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := archive.Pin(t.Context(), store, segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: mib})
 	if err != nil {
 		t.Fatal(err)

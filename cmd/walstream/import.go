@@ -14,6 +14,7 @@ import (
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -150,7 +151,7 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 	}
 	store, err := locate(ctx, c, !t.dryRun, true)
 	if t.dryRun && errors.Is(err, archive.ErrNoDirectory) {
-		store, err = archive.NewMem(), nil
+		store, err = memstore.New(), nil
 	}
 	if err != nil {
 		return err

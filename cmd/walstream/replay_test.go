@@ -14,6 +14,7 @@ import (
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )
@@ -198,7 +199,7 @@ func (p *replay) object(t *testing.T, identity segment.Identity, id segment.ID) 
 	t.Helper()
 	g := walgen.New(identity.ScanConfig(id), 1)
 	g.FillSegments(1)
-	store := archive.NewMem()
+	store := memstore.New()
 	a, err := archive.Pin(t.Context(), store, identity)
 	if err != nil {
 		t.Fatal(err)
