@@ -57,7 +57,7 @@ func (s *Spool) recoverHistory(tli wal.Timeline) error {
 	}
 	parsed, err := ParseHistory(tli, body)
 	if err != nil {
-		return s.aside(path, err.Error())
+		return s.aside(s.fsys.Rename, path, err.Error())
 	}
 	if err := fsx.WriteFile(s.fsys, path, body, filePerm); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (s *Spool) recoverSealed(sealed Sealed) error {
 		return err
 	}
 	if sealed.Complete && info.Size() != int64(s.size) || info.Size() < sealed.To {
-		return s.aside(sealed.Path, fmt.Sprintf("it has %d bytes", info.Size()))
+		return s.aside(s.fsys.Rename, sealed.Path, fmt.Sprintf("it has %d bytes", info.Size()))
 	}
 	s.add(&piece{Sealed: sealed, inside: sealed.Complete && insideRecord(f, s.size)})
 	return nil
@@ -160,7 +160,7 @@ func (s *Spool) rewrite(id ID) (wal.LSN, error) {
 	keep := int64(s.size)
 	if readErr != nil {
 		keep = int64(end - id.Start(s.size))
-		if err := s.keepCopy(old.Path, readErr.Error()); err != nil {
+		if err := s.aside(s.fsys.Link, old.Path, readErr.Error()); err != nil { // its name is going to be replaced
 			return 0, err
 		}
 	}
@@ -194,38 +194,21 @@ func (s *Spool) recoverDouble(path, complete string) error {
 	if bytes.Equal(a, b) {
 		return s.fsys.Remove(path)
 	}
-	return s.aside(path, "it differs from the complete segment beside it")
+	return s.aside(s.fsys.Rename, path, "it differs from the complete segment beside it")
 }
 
-// aside renames a file that cannot be used; nothing is ever deleted that may
-// hold WAL.
-func (s *Spool) aside(path, reason string) error {
-	free, err := s.badName(path, reason)
-	if err != nil {
-		return err
-	}
-	return s.fsys.Rename(path, free)
-}
-
-// keepCopy is aside for a file whose name is going to be replaced.
-func (s *Spool) keepCopy(path, reason string) error {
-	free, err := s.badName(path, reason)
-	if err != nil {
-		return err
-	}
-	return s.fsys.Link(path, free)
-}
-
-func (s *Spool) badName(path, reason string) (string, error) {
+// aside gives a file that cannot be used another name, by rename or by link:
+// nothing is ever deleted that may hold WAL.
+func (s *Spool) aside(name func(oldName, newName string) error, path, reason string) error {
 	for n := 1; ; n++ {
 		free := fmt.Sprintf("%s%s%d", path, badInfix, n)
 		_, err := s.fsys.Stat(free)
 		if errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn().Str("object", path).Str("kept", free).Str("reason", reason).Msg("spool file cannot be used")
-			return free, nil
+			return name(path, free)
 		}
 		if err != nil {
-			return "", err
+			return err
 		}
 	}
 }

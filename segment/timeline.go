@@ -144,7 +144,7 @@ func (s *Spool) discard() error {
 	if err == nil && empty {
 		err = s.fsys.Remove(path)
 	} else if err == nil {
-		err = s.aside(path, "nothing in it can be verified")
+		err = s.aside(s.fsys.Rename, path, "nothing in it can be verified")
 	}
 	if err == nil {
 		err = s.open.f.Close()
