@@ -1,7 +1,7 @@
 package recovery
 
 import (
-	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/walstream/walstream/backup"
@@ -24,9 +24,7 @@ func candidates(f *Facts, t Target) []candidate {
 	for i := range f.Backups {
 		backups[i] = &f.Backups[i]
 	}
-	slices.SortFunc(backups, func(a, b *backup.Commit) int {
-		return cmp.Or(cmp.Compare(b.Timeline, a.Timeline), cmp.Compare(b.StopLSN, a.StopLSN), cmp.Compare(b.ID, a.ID))
-	})
+	slices.SortFunc(backups, backup.NewerFirst)
 	var list []candidate
 	for _, b := range backups {
 		if t.Backup != "" && b.ID != t.Backup {
@@ -68,39 +66,39 @@ func likely(t Target, list []candidate) []candidate {
 // explain words why no backup of the list, the newest first, leads to the
 // target. When even the oldest comes too late, the target is before all of
 // them; otherwise the longest way on which it was looked for tells most.
-func explain(f *Facts, t Target, list []candidate) (*Plan, []Want, error) {
+func explain(f *Facts, t Target, list []candidate) (*Plan, error) {
 	var m *miss
 	for i, c := range slices.Backward(list) {
-		r, s, wants, why := c.find(f, t)
-		switch {
-		case wants != nil:
-			return nil, wants, nil
-		case why == nil: // times went back so far that it was left out
-			return r.plan(t, s)
+		p, err := c.plan(f, t)
+		if !errors.As(err, &m) { // times went back so far that it was left out
+			return p, err
 		}
-		m = why
 		if i == len(list)-1 && m.kind == missEarly || m.kind != missEarly && m.kind != missIncomplete {
 			break
 		}
 	}
-	wants, err := m.refusal(t, list)
-	return nil, wants, err
+	return nil, m.refusal(t, list)
 }
 
-func (c candidate) find(f *Facts, t Target) (*route, *stop, []Want, *miss) {
-	r, wants := newRoute(f, c)
-	if wants != nil {
-		return nil, nil, wants, nil
+// plan plans from one backup. The error is a [*miss] when the target is not on
+// the way.
+func (c candidate) plan(f *Facts, t Target) (*Plan, error) {
+	r, err := newRoute(f, c)
+	if err != nil {
+		return nil, err
 	}
-	s, wants, m := r.find(t)
-	return r, s, wants, m
+	s, err := r.find(t)
+	if err != nil {
+		return nil, err
+	}
+	return r.plan(t, s)
 }
 
 // tooLate says how many of the backups, beginning with the newest, need not be
 // looked at for a target time, because the one behind them in time holds
 // transactions past it. Where to begin the clocks in their names tell, when
 // those are right; that one is too late, and the next is not, WAL does.
-func tooLate(f *Facts, t Target, list []candidate) (int, []Want) {
+func tooLate(f *Facts, t Target, list []candidate) (int, error) {
 	const few = 8 // are simply looked at one after the other
 	if t.Kind != KindTime || len(list) <= few {
 		return 0, nil
@@ -120,14 +118,14 @@ func tooLate(f *Facts, t Target, list []candidate) (int, []Want) {
 		case low == guess:
 			at = guess + 1
 		}
-		r, wants := newRoute(f, list[at])
-		if wants != nil {
-			return 0, wants
+		r, err := newRoute(f, list[at])
+		if err != nil {
+			return 0, err
 		}
-		late, wants := r.startsPast(t)
+		late, err := r.startsPast(t)
 		switch {
-		case wants != nil:
-			return 0, wants
+		case err != nil:
+			return 0, err
 		case late:
 			low = at
 		default:
@@ -140,7 +138,7 @@ func tooLate(f *Facts, t Target, list []candidate) (int, []Want) {
 // notBehind says that the target does not lie behind the first backup of the
 // list, without reading that. Of a list that is gone through it may want to
 // know the same of as many more as there were before.
-func notBehind(f *Facts, t Target, list []candidate, n int) (skip bool, wants []Want) {
+func notBehind(f *Facts, t Target, list []candidate, n int) (skip bool, err error) {
 	switch t.Kind {
 	case KindLSN:
 		return t.LSN < list[0].backup.StopLSN, nil
@@ -148,18 +146,19 @@ func notBehind(f *Facts, t Target, list []candidate, n int) (skip bool, wants []
 	default:
 		return false, nil
 	}
+	var wants lacking
 	for i, c := range list[:min(n, len(list))] {
-		last, more := f.last(c.history)
-		if more != nil {
-			return false, more
+		last, err := f.last(c.history)
+		if err != nil {
+			return false, err
 		}
-		hit, more := f.first(c, t, uint64(c.backup.StopLSN)/uint64(f.Identity.SegmentSize), last)
-		if i == 0 && more == nil {
+		hit, err := f.first(c, t, uint64(c.backup.StopLSN)/uint64(f.Identity.SegmentSize), last)
+		if i == 0 && err == nil {
 			return hit == NoSegment, nil
 		}
-		if len(more) > 0 && !slices.Contains(wants, more[0]) {
+		if more := wanted(err); len(more) > 0 && !slices.Contains(wants, more[0]) {
 			wants = append(more, wants...) // the older one's answer helps with the newer one's
 		}
 	}
-	return false, wants
+	return false, lack(wants...)
 }

@@ -38,11 +38,11 @@ func (g *gatherer) answerChanges(ctx context.Context, w Want) error {
 }
 
 // changes are those that a recovery to end replays.
-func (r *route) changes(end wal.LSN) (c wal.Changes, wants []Want) {
+func (r *route) changes(end wal.LSN) (c wal.Changes, err error) {
 	want := Want{Kind: WantChanges, Timeline: r.history.Timeline, From: r.first, LSN: end}
 	all, ok := r.facts.Changes[want]
 	if !ok {
-		return c, []Want{want}
+		return c, lack(want)
 	}
 	for _, t := range all.Tablespaces {
 		if t.LSN >= r.backup.StartLSN && t.LSN < end && t.Path != "" {
@@ -87,24 +87,30 @@ func (r *restore) checkTablespaces() error {
 // raised are the settings that replay needs larger than they were when the
 // backup was taken.
 func (p *Plan) raised(c control) (list []Setting) {
-	for _, s := range []struct {
-		name string
-		had  int32
-		of   func(wal.ParameterChange) int32
-	}{
-		{"max_connections", c.maxConnections, func(p wal.ParameterChange) int32 { return p.MaxConnections }},
-		{"max_worker_processes", c.maxWorkerProcesses, func(p wal.ParameterChange) int32 { return p.MaxWorkerProcesses }},
-		{"max_wal_senders", c.maxWALSenders, func(p wal.ParameterChange) int32 { return p.MaxWALSenders }},
-		{"max_prepared_transactions", c.maxPreparedXacts, func(p wal.ParameterChange) int32 { return p.MaxPreparedTransactions }},
-		{"max_locks_per_transaction", c.maxLocksPerXact, func(p wal.ParameterChange) int32 { return p.MaxLocksPerTransaction }},
-	} {
-		most := s.had
+	for i, had := range limits(c.settings) {
+		most := had.value
 		for _, change := range p.Changes.Settings {
-			most = max(most, s.of(change))
+			most = max(most, limits(change)[i].value)
 		}
-		if most > s.had {
-			list = append(list, Setting{s.name, strconv.Itoa(int(most))})
+		if most > had.value {
+			list = append(list, Setting{had.name, strconv.Itoa(int(most))})
 		}
 	}
 	return list
+}
+
+// limit is a setting that must not be lower than it was on the primary.
+type limit struct {
+	name  string
+	value int32
+}
+
+func limits(p wal.ParameterChange) []limit {
+	return []limit{
+		{"max_connections", p.MaxConnections},
+		{"max_worker_processes", p.MaxWorkerProcesses},
+		{"max_wal_senders", p.MaxWALSenders},
+		{"max_prepared_transactions", p.MaxPreparedTransactions},
+		{"max_locks_per_transaction", p.MaxLocksPerTransaction},
+	}
 }

@@ -177,15 +177,13 @@ func keepHome(conf []byte, dir string) ([]byte, error) {
 // minimalConf is what a data directory needs to be started and may lack:
 // Debian keeps these files outside of it, so they are in no backup.
 func minimalConf(c control) map[string]string {
+	conf := "# Written by walstream restore: the backup held no postgresql.conf.\n" +
+		"# These must not be lower than they were on the primary.\n"
+	for _, l := range limits(c.settings) {
+		conf += fmt.Sprintf("%s = %d\n", l.name, l.value)
+	}
 	return map[string]string{
-		"postgresql.conf": fmt.Sprintf(`# Written by walstream restore: the backup held no postgresql.conf.
-# These must not be lower than they were on the primary.
-max_connections = %d
-max_worker_processes = %d
-max_wal_senders = %d
-max_prepared_transactions = %d
-max_locks_per_transaction = %d
-`, c.maxConnections, c.maxWorkerProcesses, c.maxWALSenders, c.maxPreparedXacts, c.maxLocksPerXact),
+		"postgresql.conf": conf,
 		"pg_hba.conf": `# Written by walstream restore: the backup held no pg_hba.conf.
 local   all           all                  peer
 local   replication   all                  peer

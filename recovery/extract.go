@@ -139,7 +139,7 @@ func (x *extractor) part(ctx context.Context, part backup.Part) error {
 	}
 	defer body.Close()
 	sum := sha256.New()
-	stored := io.TeeReader(contextReader{ctx, body}, sum)
+	stored := io.TeeReader(body, sum)
 	plain, err := x.unpack(part, stored)
 	// Damage is the cause of whatever else went wrong.
 	if _, rest := io.Copy(io.Discard, stored); rest != nil {

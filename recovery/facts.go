@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/walstream/walstream/archive"
@@ -131,6 +132,25 @@ const (
 	WantChanges
 )
 
+// lacking is the error of what cannot be decided without more facts.
+type lacking []Want
+
+func (l lacking) Error() string { return fmt.Sprintf("%d facts are wanted", len(l)) }
+
+// lack is the error of wanting these, nil for none.
+func lack(wants ...Want) error {
+	if len(wants) == 0 {
+		return nil
+	}
+	return lacking(wants)
+}
+
+// wanted are the facts that err asks for.
+func wanted(err error) (wants lacking) {
+	errors.As(err, &wants)
+	return wants
+}
+
 // Want is one fact that the planner lacks.
 type Want struct {
 	Kind     WantKind
@@ -169,7 +189,7 @@ func (f *Facts) listed(id segment.ID) bool {
 // last is the number of the last segment that there must be on the way to
 // h.Timeline: the last one of which there is something, or the one in which the
 // timeline begins.
-func (f *Facts) last(h segment.History) (uint64, []Want) {
+func (f *Facts) last(h segment.History) (uint64, error) {
 	size := f.Identity.SegmentSize
 	start, _ := h.StartOf(h.Timeline)
 	begin := uint64(start) / uint64(size)
@@ -200,7 +220,7 @@ func (f *Facts) last(h segment.History) (uint64, []Want) {
 	if next -= next % f.Span; next >= from {
 		return last, nil
 	}
-	return 0, []Want{{Kind: WantEnd, Timeline: h.Timeline, From: next}}
+	return 0, lack(Want{Kind: WantEnd, Timeline: h.Timeline, From: next})
 }
 
 // latest emulates findNewestTimeLine of PostgreSQL's timeline.c: it probes for
@@ -212,26 +232,6 @@ func (f *Facts) latest(from wal.Timeline) wal.Timeline {
 		}
 		from++
 	}
-}
-
-// Check refuses facts that contradict each other.
-func (f *Facts) Check() error {
-	if !f.Identity.SegmentSize.Valid() {
-		return fmt.Errorf("plan: %d is no wal_segment_size", f.Identity.SegmentSize)
-	}
-	for i := range f.Backups {
-		b := &f.Backups[i]
-		if !isRead(b) {
-			continue
-		}
-		if err := b.Match("backup "+b.ID, f.Identity); err != nil {
-			return fmt.Errorf("plan: %w", err)
-		}
-		if b.StopLSN < b.StartLSN {
-			return fmt.Errorf("plan: backup %s runs from %s to %s", b.ID, b.StartLSN, b.StopLSN)
-		}
-	}
-	return nil
 }
 
 // isRead says that more than the name of a backup is known.

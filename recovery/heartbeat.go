@@ -8,14 +8,17 @@ import (
 
 // quietUntil is a stop at the end of WAL for a target time behind the last
 // transaction, if a heartbeat proves that none finished in between.
-func (r *route) quietUntil(t Target) *stop {
+func (r *route) quietUntil(t Target) (*stop, error) {
+	if err := r.toEnd(); err != nil {
+		return nil, err
+	}
 	end, _ := r.end()
 	for i, b := range r.facts.Heartbeats {
-		if r.hole == nil && b.Covers(t.Time, r.history, r.reach()) {
-			return &stop{end: end, need: end, quiet: &r.facts.Heartbeats[i]}
+		if t.Kind == KindTime && r.hole == nil && b.Covers(t.Time, r.history, r.reach()) {
+			return &stop{end: end, need: end, quiet: &r.facts.Heartbeats[i]}, nil
 		}
 	}
-	return nil
+	return nil, r.notFound()
 }
 
 // instead is what PostgreSQL is told where a heartbeat is the proof: it stops

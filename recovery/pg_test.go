@@ -175,13 +175,13 @@ func (r *rig) checkFacts(t *testing.T, spool string) {
 		t.Fatal(err)
 	}
 	var rt *route
-	for wants := []Want{{}}[:0]; rt == nil || !rt.done; {
-		if err := g.answer(t.Context(), wants); err != nil {
-			t.Fatal(err)
+	if _, err := settled(t.Context(), g, func() (_ any, err error) {
+		if rt, err = newRoute(&g.facts, candidates(&g.facts, Target{})[0]); err == nil {
+			err = rt.toEnd()
 		}
-		if rt, wants = newRoute(&g.facts, candidates(&g.facts, Target{})[0]); wants == nil {
-			wants = rt.toEnd()
-		}
+		return nil, err
+	}); err != nil {
+		t.Fatal(err)
 	}
 	var all []Span
 	var points wal.Points

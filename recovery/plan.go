@@ -82,95 +82,91 @@ type SpoolPiece struct {
 // never by clock.
 func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 	t.Kind = cmp.Or(t.Kind, KindEnd)
-	if err := errors.Join(t.Validate(), f.Check()); err != nil {
+	if err := t.Validate(); err != nil {
 		return nil, nil, err
 	}
-	if err := strayed(&f, t); err != nil {
-		return nil, nil, err
-	}
-	all := candidates(&f, t)
-	if len(all) == 0 {
-		return nil, nil, noCandidate(&f, t)
-	}
-	late, wants := tooLate(&f, t, all)
-	if wants != nil {
+	p, err := f.plan(t)
+	if wants := wanted(err); wants != nil {
 		return nil, wants, nil
+	}
+	return p, nil, err
+}
+
+func (f *Facts) plan(t Target) (*Plan, error) {
+	if err := strayed(f, t); err != nil {
+		return nil, err
+	}
+	all := candidates(f, t)
+	if len(all) == 0 {
+		return nil, noCandidate(f, t)
+	}
+	late, err := tooLate(f, t, all)
+	if err != nil {
+		return nil, err
 	}
 	for _, list := range [][]candidate{likely(t, all[late:]), all[late:]} {
 		for i := range list {
-			if skip, wants := notBehind(&f, t, list[i:], i+1); wants != nil {
-				return nil, wants, nil
+			if skip, err := notBehind(f, t, list[i:], i+1); err != nil {
+				return nil, err
 			} else if skip {
 				continue
 			}
-			r, s, wants, m := list[i].find(&f, t)
+			p, err := list[i].plan(f, t)
+			var m *miss
 			switch {
-			case wants != nil:
-				return nil, wants, nil
-			case m == nil:
-				return r.plan(t, s)
+			case !errors.As(err, &m):
+				return p, err
 			case m.final(t):
-				wants, err := m.refusal(t, all)
-				return nil, wants, err
+				return nil, m.refusal(t, all)
 			}
 		}
 	}
-	return explain(&f, t, all)
+	return explain(f, t, all)
 }
 
-func (r *route) plan(t Target, s *stop) (*Plan, []Want, error) {
+func (r *route) plan(t Target, s *stop) (*Plan, error) {
 	need := uint64(s.need-1) / uint64(r.facts.Identity.SegmentSize)
 	used := int(need - r.first + 1)
-	if wants := r.extend(need); wants != nil {
-		return nil, wants, nil
+	if err := r.extend(need + archive.IndexSpan); err != nil {
+		return nil, err
 	}
 	if used > len(r.ids) {
-		return nil, nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
+		return nil, fmt.Errorf("plan: %s is needed and not on the way", s.need)
 	}
-	if wants := r.extend(need + archive.IndexSpan); wants != nil {
-		return nil, wants, nil
+	if err := r.lookAt(r.ids[:used]); err != nil {
+		return nil, err
 	}
-	if wants := r.lookAt(used); wants != nil {
-		return nil, wants, nil
-	}
-	before, wants := r.before(s.end)
-	if wants != nil {
-		return nil, wants, nil
-	}
-	after, wants := r.after(s.end)
-	if wants != nil {
-		return nil, wants, nil
-	}
-	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need, Before: before, After: after}
-	if p.WALEnd, p.LastFinish, wants = r.walEnd(); wants != nil {
-		return nil, wants, nil
+	p := &Plan{Target: t, Identity: r.facts.Identity, Backup: *r.backup, Timeline: r.history.Timeline, End: s.end, Need: s.need}
+	var errs [5]error
+	p.Before, errs[0] = r.before(s.end)
+	p.After, errs[1] = r.after(s.end)
+	p.WALEnd, p.LastFinish, errs[2] = r.walEnd()
+	p.Changes, errs[3] = r.changes(s.end)
+	p.Warnings, errs[4] = r.warnings(t, s, used)
+	if err := cmp.Or(errs[:]...); err != nil {
+		return nil, err
 	}
 	p.Stop = r.instead(s)
 	p.HoleBehind = r.hole != nil
-	if p.Target.Action == "" && t.Kind != KindEnd {
+	if t.Action == "" && t.Kind != KindEnd {
 		p.Target.Action = ActionPause
 	}
 	p.WAL = r.ranges(r.ids[:used])
 	p.SpoolOnly = r.spoolOnly(r.ids[:used], s.need)
-	if p.Changes, wants = r.changes(s.end); wants != nil {
-		return nil, wants, nil
-	}
-	p.Warnings, wants = r.warnings(t, s, used)
-	if wants != nil {
-		return nil, wants, nil
-	}
-	return p, nil, nil
+	return p, nil
 }
 
 // lookAt reads the headers of a short way, all at once: a damaged one is better
 // found now than when it is replayed.
-func (r *route) lookAt(used int) (wants []Want) {
+func (r *route) lookAt(ids []segment.ID) error {
 	const short = 16
-	for i := 0; i < used && used <= short; i++ {
-		_, more := r.summary(i, 1, 1)
-		wants = append(wants, more...)
+	var wants []Want
+	for _, id := range ids {
+		if _, known := r.facts.Summaries[id]; !known && len(ids) <= short {
+			wants = append(wants, Want{Kind: WantSummary, Segment: id})
+		}
 	}
-	return wants
+	return lack(wants...)
 }
 
 // inSight says whether to read the summary of the i-th segment, which lies so
@@ -181,13 +177,14 @@ func (r *route) inSight(i, behind int) bool {
 }
 
 // walEnd is what [Plan.WALEnd] and [Plan.LastFinish] say.
-func (r *route) walEnd() (end wal.LSN, finish *wal.Finish, wants []Want) {
+func (r *route) walEnd() (end wal.LSN, finish *wal.Finish, err error) {
 	if r.done {
-		if wants, end, _ = r.endOf(len(r.ids)); wants == nil {
-			finish, wants = r.before(end)
+		if end, _, err = r.endOf(len(r.ids)); err == nil {
+			finish, err = r.before(end)
 		}
-		return end, finish, wants
+		return end, finish, err
 	}
+	var wants []Want
 	for no := r.last; no >= r.next() && no+2 > r.last; no-- {
 		id := r.at(no)
 		if r.facts.Segments[id].best() == pieceNone {
@@ -199,7 +196,7 @@ func (r *route) walEnd() (end wal.LSN, finish *wal.Finish, wants []Want) {
 		}
 		end, finish = max(end, r.reachOf(id)), cmp.Or(finish, s.Last)
 	}
-	return end, finish, wants
+	return end, finish, lack(wants...)
 }
 
 func (r *route) ranges(ids []segment.ID) []Range {
@@ -236,7 +233,7 @@ func (r *route) spoolOnly(ids []segment.ID, need wal.LSN) []SpoolPiece {
 }
 
 // warnings tells what is surprising, though right.
-func (r *route) warnings(t Target, s *stop, used int) ([]string, []Want) {
+func (r *route) warnings(t Target, s *stop, used int) ([]string, error) {
 	list := slices.Clone(r.facts.Notes)
 	if r.backup.ChecksumFailures {
 		list = append(list, fmt.Sprintf("backup %s holds pages whose checksums were wrong when it was taken", r.backup.ID))
@@ -245,13 +242,13 @@ func (r *route) warnings(t Target, s *stop, used int) ([]string, []Want) {
 		list = append(list, fmt.Sprintf("transaction %d aborted", t.XID))
 	}
 	if t.Kind == KindTime && s.finish != nil {
-		id, ok, wants := r.earlierBehind(t, s, used)
-		if wants != nil {
-			return nil, wants
+		id, err := r.earlierBehind(t, s, used)
+		if err != nil {
+			return nil, err
 		}
-		if ok {
+		if id != nil {
 			list = append(list, fmt.Sprintf("commit times went back: from segment %s on there are transactions that finished up to the target time; "+
-				"they come after one that finished later (%s, xid %d), where PostgreSQL stops", r.facts.name(id), t.show(s.finish.Time), s.finish.XID))
+				"they come after one that finished later (%s, xid %d), where PostgreSQL stops", r.facts.name(*id), t.show(s.finish.Time), s.finish.XID))
 		}
 	}
 	list = append(list, r.fromHeartbeats(t, s)...)
@@ -278,15 +275,15 @@ func (r *route) branches() []string {
 
 // earlierBehind finds the first segment in which a transaction that the target
 // time covers lies behind the stop, of the next few and of all in sight that
-// are known.
-func (r *route) earlierBehind(t Target, s *stop, used int) (id segment.ID, ok bool, wants []Want) {
+// are known; nil for none.
+func (r *route) earlierBehind(t Target, s *stop, used int) (*segment.ID, error) {
 	for i := used - 1; i < len(r.ids); i++ {
-		summary, wants := r.summary(i, 1, 1)
-		if wants != nil && r.inSight(i, i-used+1) {
-			return segment.ID{}, false, wants
+		summary, err := r.summary(i, 1, 1)
+		if err != nil && r.inSight(i, i-used+1) {
+			return nil, err
 		}
 		earliest := summary.MinTime
-		if points, ok := r.pointsIn(i); ok {
+		if points, err := r.points(i); err == nil {
 			earliest = time.Time{}
 			for _, f := range points.Finishes {
 				if f.LSN >= s.need && (earliest.IsZero() || f.Time.Before(earliest)) {
@@ -295,10 +292,10 @@ func (r *route) earlierBehind(t Target, s *stop, used int) (id segment.ID, ok bo
 			}
 		}
 		if !earliest.IsZero() && !t.past(earliest) {
-			return r.ids[i], true, nil
+			return &r.ids[i], nil
 		}
 	}
-	return segment.ID{}, false, nil
+	return nil, nil
 }
 
 // Required says whether the plan needs a segment, and whether it needs the

@@ -30,12 +30,15 @@ func refuse(target, reason string, hints ...string) error {
 }
 
 // miss is why a target is not on one route. The hints of the miss that is
-// reported in the end are worked out only then.
+// reported in the end are worked out only then, so it is no error for anybody
+// else.
 type miss struct {
 	kind  missKind
 	route *route
 	found []wal.RestorePoint // for missAmbiguous
 }
+
+func (m *miss) Error() string { return "backup " + m.route.backup.ID + " does not lead to the target" }
 
 type missKind int
 
@@ -48,14 +51,14 @@ const (
 )
 
 // notFound is a target that lies behind all WAL that can be read.
-func (r *route) notFound() ([]Want, *miss) {
-	if wants := r.toEnd(); wants != nil {
-		return wants, nil
+func (r *route) notFound() error {
+	if err := r.toEnd(); err != nil {
+		return err
 	}
 	if r.hole != nil {
-		return nil, &miss{kind: missHole, route: r}
+		return &miss{kind: missHole, route: r}
 	}
-	return nil, &miss{kind: missEnd, route: r}
+	return &miss{kind: missEnd, route: r}
 }
 
 // final says that an older backup cannot do better.
@@ -70,16 +73,16 @@ func (m *miss) final(t Target) bool {
 }
 
 // refusal words a miss. It may lack facts for the hints.
-func (m *miss) refusal(t Target, others []candidate) ([]Want, error) {
+func (m *miss) refusal(t Target, others []candidate) error {
 	r := m.route
 	if r.hole != nil {
-		if wants := r.measure(); wants != nil {
-			return wants, nil
+		if err := r.measure(); err != nil {
+			return err
 		}
 	}
 	switch m.kind {
 	case missEarly:
-		return nil, refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
+		return refuse(t.String(), fmt.Sprintf("it lies before backup %s is consistent (%s, finished %s)",
 			r.backup.ID, r.backup.StopLSN, t.show(r.backup.Finished)),
 			r.command("earliest point of this backup", "--target-immediate"))
 	case missIncomplete:
@@ -87,22 +90,22 @@ func (m *miss) refusal(t Target, others []candidate) ([]Want, error) {
 		if r.hole != nil {
 			reason += ": " + r.hole.describe(r.facts)
 		}
-		return nil, refuse(t.String(), reason, "take a new backup: walstream backup")
+		return refuse(t.String(), reason, "take a new backup: walstream backup")
 	case missHole:
 		return m.atHole(t, others)
 	case missAmbiguous:
-		return nil, m.severalNames(t)
+		return m.severalNames(t)
 	default:
 		return m.atEnd(t)
 	}
 }
 
 // atHole names the last point before the hole and the first one behind it.
-func (m *miss) atHole(t Target, others []candidate) ([]Want, error) {
+func (m *miss) atHole(t Target, others []candidate) error {
 	r := m.route
-	finish, wants := r.before(^wal.LSN(0))
-	if wants != nil {
-		return wants, nil
+	finish, err := r.before(^wal.LSN(0))
+	if err != nil {
+		return err
 	}
 	_, last := r.end()
 	hints := []string{r.command("last point before it"+lastCommit(t, finish), "--target-lsn "+last.String())}
@@ -120,14 +123,14 @@ func (m *miss) atHole(t Target, others []candidate) ([]Want, error) {
 			continue
 		}
 		if !isRead(c.backup) {
-			return []Want{{Kind: WantBackup, Backup: c.backup.ID}}, nil
+			return lack(Want{Kind: WantBackup, Backup: c.backup.ID})
 		}
 		if c.backup.StartLSN >= r.hole.last.End(size) {
 			hints = append(hints, fmt.Sprintf("first point after it: walstream restore --backup %s --target-immediate DIR", c.backup.ID))
 			break
 		}
 	}
-	return nil, refuse(t.String(), r.hole.describe(r.facts), hints...)
+	return refuse(t.String(), r.hole.describe(r.facts), hints...)
 }
 
 func (m *miss) severalNames(t Target) error {
@@ -141,11 +144,11 @@ func (m *miss) severalNames(t Target) error {
 }
 
 // atEnd says where WAL ends, and which restore points there are.
-func (m *miss) atEnd(t Target) ([]Want, error) {
+func (m *miss) atEnd(t Target) error {
 	r := m.route
-	finish, wants := r.before(^wal.LSN(0))
-	if wants != nil {
-		return wants, nil
+	finish, err := r.before(^wal.LSN(0))
+	if err != nil {
+		return err
 	}
 	end, last := r.end()
 	hints := []string{r.command("all there is"+lastCommit(t, finish), "")}
@@ -160,16 +163,16 @@ func (m *miss) atEnd(t Target) ([]Want, error) {
 		reason = "it neither committed nor aborted"
 	case KindName:
 		reason = "there is no restore point of that name"
-		points, wants := r.points(Target{})
-		if wants != nil {
-			return wants, nil
+		points, err := r.restorePoints("")
+		if err != nil {
+			return err
 		}
 		hints = append(hints[:0], nearest(r, t, points)...)
 	default:
 		reason = "the last record starts at " + last.String()
 	}
 	reason += fmt.Sprintf(" (timeline %s, backup %s, WAL from %s to %s)", r.history.Timeline, r.backup.ID, r.backup.StartLSN, end)
-	return nil, refuse(t.String(), reason, hints...)
+	return refuse(t.String(), reason, hints...)
 }
 
 // nearest lists the last few restore points that there are.

@@ -31,18 +31,18 @@ type hole struct {
 }
 
 // newRoute begins at a backup's redo.
-func newRoute(f *Facts, c candidate) (*route, []Want) {
+func newRoute(f *Facts, c candidate) (*route, error) {
 	if !isRead(c.backup) {
-		return nil, []Want{{Kind: WantBackup, Backup: c.backup.ID}}
+		return nil, lack(Want{Kind: WantBackup, Backup: c.backup.ID})
 	}
-	last, wants := f.last(c.history)
-	return &route{candidate: c, facts: f, first: uint64(c.backup.StartLSN) / uint64(f.Identity.SegmentSize), last: last}, wants
+	last, err := f.last(c.history)
+	return &route{candidate: c, facts: f, first: uint64(c.backup.StartLSN) / uint64(f.Identity.SegmentSize), last: last}, err
 }
 
 // extend follows WAL up to segment number to, if it gets there. A segment that
 // holds a fork must exist on the timeline that begins in it: PostgreSQL would
 // fall back to the old timeline's file, replay the abandoned branch and go live.
-func (r *route) extend(to uint64) []Want {
+func (r *route) extend(to uint64) error {
 	for no := r.next(); !r.done && no <= to; no++ {
 		id := r.at(no)
 		if !r.facts.listed(id) {
@@ -68,21 +68,21 @@ func (r *route) extend(to uint64) []Want {
 }
 
 // toEnd follows WAL as far as it goes, more of it in each step.
-func (r *route) toEnd() []Want {
+func (r *route) toEnd() error {
 	for n := r.facts.Span; !r.done; n *= 2 {
-		if wants := r.extend(r.first + n - 1); wants != nil {
-			return wants
+		if err := r.extend(r.first + n - 1); err != nil {
+			return err
 		}
 	}
-	wants, _, _ := r.endOf(len(r.ids))
-	return wants
+	_, _, err := r.endOf(len(r.ids))
+	return err
 }
 
 // next is the number of the segment behind those of the route.
 func (r *route) next() uint64 { return r.first + uint64(len(r.ids)) }
 
 // list wants to know what there is of the segments numbered from to to.
-func (r *route) list(from, to uint64) []Want {
+func (r *route) list(from, to uint64) error {
 	var wants []Want
 	var before segment.ID
 	for no := from; no <= to; no++ {
@@ -92,7 +92,7 @@ func (r *route) list(from, to uint64) []Want {
 			before = b
 		}
 	}
-	return wants
+	return lack(wants...)
 }
 
 // at is the segment numbered no on the route.
@@ -112,7 +112,7 @@ func (r *route) holeAt(no uint64) *hole {
 }
 
 // measure finds out how far the hole reaches.
-func (r *route) measure() []Want {
+func (r *route) measure() error {
 	h := r.hole
 	h.count = 0
 	for no := h.first.No; no <= r.last; no++ {
@@ -129,10 +129,11 @@ func (r *route) measure() []Want {
 	return nil
 }
 
-// summary is that of the i-th segment. If it is not known yet the wants ask for
+// summary is that of the i-th segment. If it is not known yet the error asks for
 // it, and when it is the n-th that is looked at one after the other, in the
 // direction of step, for as many more.
-func (r *route) summary(i, step, n int) (s wal.Summary, wants []Want) {
+func (r *route) summary(i, step, n int) (wal.Summary, error) {
+	var wants []Want
 	s, ok := r.facts.Summaries[r.ids[i]]
 	for k := 0; !ok && k < min(n, 16) && i >= 0 && i < len(r.ids); k++ {
 		if _, known := r.facts.Summaries[r.ids[i]]; !known && (k == 0 || r.facts.Segments[r.ids[i]].best() == pieceArchived) {
@@ -140,18 +141,21 @@ func (r *route) summary(i, step, n int) (s wal.Summary, wants []Want) {
 		}
 		i += step
 	}
-	return s, wants
+	return s, lack(wants...)
 }
 
-// pointsIn gives what recovery can stop at in the i-th segment, without what
-// lies before the backup's redo; false when it is not known yet.
-func (r *route) pointsIn(i int) (wal.Points, bool) {
+// points gives what recovery can stop at in the i-th segment, without what
+// lies before the backup's redo.
+func (r *route) points(i int) (wal.Points, error) {
 	known, ok := r.facts.Points[r.ids[i]]
+	if !ok {
+		return known, lack(Want{Kind: WantPoints, Segment: r.ids[i]})
+	}
 	redo := r.backup.StartLSN
 	return wal.Points{
 		Finishes:      slices.DeleteFunc(slices.Clone(known.Finishes), func(f wal.Finish) bool { return f.LSN < redo }),
 		RestorePoints: slices.DeleteFunc(slices.Clone(known.RestorePoints), func(p wal.RestorePoint) bool { return p.LSN < redo }),
-	}, ok
+	}, nil
 }
 
 // skipped says that the summary of the i-th segment lacks a record of the
@@ -163,19 +167,19 @@ func (r *route) skipped(i int) bool {
 
 // endOf is the end of the last record in the first n segments, and that record's
 // start; zero when no record ended in them.
-func (r *route) endOf(n int) (wants []Want, end, last wal.LSN) {
+func (r *route) endOf(n int) (end, last wal.LSN, err error) {
 	for i := n - 1; i >= 0; i-- {
-		s, wants := r.summary(i, -1, n-i)
-		if wants != nil || s.ValidEnd > 0 {
-			return wants, s.ValidEnd, s.LastRecord
+		s, err := r.summary(i, -1, n-i)
+		if err != nil || s.ValidEnd > 0 {
+			return s.ValidEnd, s.LastRecord, err
 		}
 	}
-	return nil, 0, 0
+	return 0, 0, nil
 }
 
 // end is the end of the last record of a route that is done, and that record's
 // start.
 func (r *route) end() (end, last wal.LSN) {
-	_, end, last = r.endOf(len(r.ids))
+	end, last, _ = r.endOf(len(r.ids))
 	return end, last
 }

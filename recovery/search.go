@@ -19,17 +19,14 @@ type stop struct {
 }
 
 // find looks for the target on the route by PostgreSQL's own rules
-// (recoveryStopsBefore and recoveryStopsAfter of xlogrecovery.c). Of the three
-// results one is set: where it stops, what must be known first, or why the
-// target is not on this route.
-func (r *route) find(t Target) (*stop, []Want, *miss) {
+// (recoveryStopsBefore and recoveryStopsAfter of xlogrecovery.c). The error is a
+// [*miss] when the target is not on this route.
+func (r *route) find(t Target) (*stop, error) {
 	if t.Kind == KindLSN && t.LSN < r.backup.StopLSN {
-		return nil, nil, &miss{kind: missEarly, route: r}
+		return nil, &miss{kind: missEarly, route: r}
 	}
-	if wants, ok := r.consistent(); wants != nil {
-		return nil, wants, nil
-	} else if !ok {
-		return nil, nil, &miss{kind: missIncomplete, route: r}
+	if err := r.consistent(); err != nil {
+		return nil, err
 	}
 	switch t.Kind {
 	case KindTime:
@@ -41,52 +38,55 @@ func (r *route) find(t Target) (*stop, []Want, *miss) {
 	case KindName:
 		return r.findName(t)
 	case KindImmediate:
-		return &stop{end: r.backup.StopLSN, need: r.backup.StopLSN}, nil, nil
-	default:
-		wants, m := r.notFound()
-		if wants != nil || m.kind == missHole {
-			return nil, wants, m
-		}
-		end, _ := r.end()
-		return &stop{end: end, need: end}, nil, nil
+		return &stop{end: r.backup.StopLSN, need: r.backup.StopLSN}, nil
 	}
+	if err := r.toEnd(); err != nil {
+		return nil, err
+	}
+	if r.hole != nil {
+		return nil, r.notFound()
+	}
+	end, _ := r.end()
+	return &stop{end: end, need: end}, nil
 }
 
-// consistent says whether there is the WAL that the backup itself needs.
-func (r *route) consistent() ([]Want, bool) {
+// consistent fails unless there is the WAL that the backup itself needs.
+func (r *route) consistent() error {
 	no := uint64(r.backup.StopLSN-1) / uint64(r.facts.Identity.SegmentSize)
-	if wants := r.extend(no); wants != nil || r.next() <= no {
-		return wants, false
+	if err := r.extend(no); err != nil {
+		return err
 	}
-	wants, end, _ := r.endOf(int(no - r.first + 1))
-	return wants, end >= r.backup.StopLSN
+	if r.next() > no {
+		end, _, err := r.endOf(int(no - r.first + 1))
+		if err != nil || end >= r.backup.StopLSN {
+			return err
+		}
+	}
+	return &miss{kind: missIncomplete, route: r}
 }
 
 // hits passes what is in the segments that may hold what t looks for to use,
-// from segment number no on as far as the route goes, until that returns true.
-func (r *route) hits(t Target, no uint64, use func(wal.Points) bool) []Want {
-	for {
-		hit, wants := r.facts.first(r.candidate, t, no, r.last)
-		if wants != nil || hit == NoSegment {
-			return wants
+// as far as the route goes, until that returns true.
+func (r *route) hits(t Target, use func(wal.Points) bool) error {
+	for no := r.first; ; no++ {
+		var err error
+		no, err = r.facts.first(r.candidate, t, no, r.last)
+		if err != nil || no == NoSegment {
+			return err
 		}
-		if wants := r.extend(hit); wants != nil || r.next() <= hit {
-			return wants
+		if err := r.extend(no); err != nil || r.next() <= no {
+			return err
 		}
-		points, ok := r.pointsIn(int(hit - r.first))
-		if !ok {
-			return []Want{{Kind: WantPoints, Segment: r.at(hit)}}
+		points, err := r.points(int(no - r.first))
+		if err != nil || use(points) {
+			return err
 		}
-		if use(points) {
-			return nil
-		}
-		no = hit + 1
 	}
 }
 
 // first is the number of the first segment from no to last on the way from c
 // that may hold what t looks for.
-func (f *Facts) first(c candidate, t Target, no, last uint64) (uint64, []Want) {
+func (f *Facts) first(c candidate, t Target, no, last uint64) (uint64, error) {
 	want := Want{Kind: WantFirst, Timeline: c.history.Timeline, From: no, To: last, Likely: c.likely}
 	want.Target = Target{Kind: t.Kind, Time: t.Time, XID: t.XID, Name: t.Name, Exclusive: t.Exclusive}
 	hit, ok := f.First[want]
@@ -94,7 +94,7 @@ func (f *Facts) first(c candidate, t Target, no, last uint64) (uint64, []Want) {
 	case no > last:
 		return NoSegment, nil
 	case !ok:
-		return 0, []Want{want}
+		return 0, lack(want)
 	}
 	return hit, nil
 }
@@ -121,11 +121,11 @@ func (t Target) past(at time.Time) bool {
 	return at.After(t.Time) || t.Exclusive && at.Equal(t.Time)
 }
 
-func (r *route) findTime(t Target) (*stop, []Want, *miss) {
-	if early, wants := r.startsPast(t); wants != nil {
-		return nil, wants, nil
+func (r *route) findTime(t Target) (*stop, error) {
+	if early, err := r.startsPast(t); err != nil {
+		return nil, err
 	} else if early {
-		return nil, nil, &miss{kind: missEarly, route: r}
+		return nil, &miss{kind: missEarly, route: r}
 	}
 	return r.findFinish(t, func(f wal.Finish) *stop {
 		if !t.past(f.Time) {
@@ -135,7 +135,7 @@ func (r *route) findTime(t Target) (*stop, []Want, *miss) {
 	})
 }
 
-func (r *route) findXID(t Target) (*stop, []Want, *miss) {
+func (r *route) findXID(t Target) (*stop, error) {
 	return r.findFinish(t, func(f wal.Finish) *stop {
 		switch {
 		case f.XID != t.XID:
@@ -150,8 +150,8 @@ func (r *route) findXID(t Target) (*stop, []Want, *miss) {
 // findFinish stops at the first commit or abort for which at gives a stop,
 // unless that lies before the cluster is consistent: PostgreSQL would end in
 // FATAL.
-func (r *route) findFinish(t Target, at func(wal.Finish) *stop) (s *stop, wants []Want, m *miss) {
-	wants = r.hits(t, r.first, func(points wal.Points) bool {
+func (r *route) findFinish(t Target, at func(wal.Finish) *stop) (s *stop, err error) {
+	err = r.hits(t, func(points wal.Points) bool {
 		for _, f := range points.Finishes {
 			if s = at(f); s != nil {
 				return true
@@ -160,19 +160,14 @@ func (r *route) findFinish(t Target, at func(wal.Finish) *stop) (s *stop, wants 
 		return false
 	})
 	switch {
-	case wants != nil:
-		return nil, wants, nil
-	case s != nil && s.finish.LSN < r.backup.StopLSN:
-		return nil, nil, &miss{kind: missEarly, route: r}
+	case err != nil:
+		return nil, err
 	case s == nil:
-		wants, m = r.notFound()
-		if wants == nil && t.Kind == KindTime {
-			if s = r.quietUntil(t); s != nil {
-				m = nil
-			}
-		}
+		return r.quietUntil(t)
+	case s.finish.LSN < r.backup.StopLSN:
+		return nil, &miss{kind: missEarly, route: r}
 	}
-	return s, wants, m
+	return s, nil
 }
 
 // startsPast says whether the backup holds transactions that finished past
@@ -182,7 +177,7 @@ func (r *route) findFinish(t Target, at func(wal.Finish) *stop) (s *stop, wants 
 // not one record: times are out of order by a little all the time. Not all
 // there is: a clock that was wrong for a while must not rule out every backup
 // since. Where there is no WAL from before the backup, its start decides.
-func (r *route) startsPast(t Target) (bool, []Want) {
+func (r *route) startsPast(t Target) (bool, error) {
 	redo := r.backup.StartLSN
 	for no := r.first; ; no-- {
 		id := r.at(no)
@@ -199,14 +194,9 @@ func (r *route) startsPast(t Target) (bool, []Want) {
 		}
 		points, ok := r.facts.Points[id]
 		if !ok {
-			return false, []Want{{Kind: WantPoints, Segment: id}}
+			return false, lack(Want{Kind: WantPoints, Segment: id})
 		}
-		for _, f := range points.Finishes {
-			if f.LSN < redo && t.past(f.Time) {
-				return true, nil
-			}
-		}
-		return false, nil
+		return slices.ContainsFunc(points.Finishes, func(f wal.Finish) bool { return f.LSN < redo && t.past(f.Time) }), nil
 	}
 }
 
@@ -218,101 +208,103 @@ func (r *route) mayHave(id segment.ID) bool {
 
 // summariesBefore wants to know the summaries of segment number no and of those
 // before it, as many as there were from the redo to it.
-func (r *route) summariesBefore(no uint64) (wants []Want) {
+func (r *route) summariesBefore(no uint64) error {
+	var wants []Want
 	for n := min(r.first-no+1, 16); n > 0 && no > 0; n, no = n-1, no-1 {
 		if _, ok := r.facts.Summaries[r.at(no)]; !ok && r.mayHave(r.at(no)) {
 			wants = append(wants, Want{Kind: WantSummary, Segment: r.at(no)})
 		}
 	}
-	return wants
+	return lack(wants...)
 }
 
 // findLSN needs a record that starts at the target or behind it: that is where
 // PostgreSQL stops.
-func (r *route) findLSN(t Target) (*stop, []Want, *miss) {
-	no := uint64(t.LSN) / uint64(r.facts.Identity.SegmentSize)
-	if wants := r.extend(no); wants != nil {
-		return nil, wants, nil
+func (r *route) findLSN(t Target) (*stop, error) {
+	size := uint64(r.facts.Identity.SegmentSize)
+	no := uint64(t.LSN) / size
+	if err := r.extend(no); err != nil {
+		return nil, err
 	}
-	if r.next() > no {
-		want := Want{Kind: WantRecordAt, Timeline: r.history.Timeline, LSN: t.LSN}
-		span, ok := r.facts.RecordAt[want]
-		if !ok {
-			return nil, []Want{want}, nil
-		}
-		no = uint64(span.End-1) / uint64(r.facts.Identity.SegmentSize)
-		if span.Start == 0 {
-			no = NoSegment
-		} else if wants := r.extend(no); wants != nil {
-			return nil, wants, nil
-		}
-		switch {
-		case r.next() <= no:
-		case t.Exclusive:
-			return &stop{end: span.Start, need: span.End}, nil, nil
-		default:
-			return &stop{end: span.End, need: span.End}, nil, nil
-		}
+	if r.next() <= no {
+		return nil, r.notFound()
 	}
-	wants, m := r.notFound()
-	return nil, wants, m
-}
-
-func (r *route) findName(t Target) (*stop, []Want, *miss) {
-	found, wants := r.points(t)
+	want := Want{Kind: WantRecordAt, Timeline: r.history.Timeline, LSN: t.LSN}
+	span, ok := r.facts.RecordAt[want]
+	if !ok {
+		return nil, lack(want)
+	}
+	if span.Start == 0 {
+		return nil, r.notFound()
+	}
+	no = uint64(span.End-1) / size
+	if err := r.extend(no); err != nil {
+		return nil, err
+	}
 	switch {
-	case wants != nil:
-		return nil, wants, nil
-	case len(found) == 0:
-		wants, m := r.notFound()
-		return nil, wants, m
-	case found[0].LSN < r.backup.StopLSN:
-		return nil, nil, &miss{kind: missEarly, route: r}
-	case len(found) > 1:
-		return nil, nil, &miss{kind: missAmbiguous, route: r, found: found}
+	case r.next() <= no:
+		return nil, r.notFound()
+	case t.Exclusive:
+		return &stop{end: span.Start, need: span.End}, nil
 	}
-	return &stop{end: found[0].End, need: found[0].End, point: &found[0]}, nil, nil
+	return &stop{end: span.End, need: span.End}, nil
 }
 
-// points lists the restore points on the route that have the name of t, or all
-// if that is empty.
-func (r *route) points(t Target) (found []wal.RestorePoint, wants []Want) {
-	wants = r.hits(Target{Kind: KindName, Name: t.Name}, r.first, func(points wal.Points) bool {
+func (r *route) findName(t Target) (*stop, error) {
+	found, err := r.restorePoints(t.Name)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0:
+		return nil, r.notFound()
+	case found[0].LSN < r.backup.StopLSN:
+		return nil, &miss{kind: missEarly, route: r}
+	case len(found) > 1:
+		return nil, &miss{kind: missAmbiguous, route: r, found: found}
+	}
+	return &stop{end: found[0].End, need: found[0].End, point: &found[0]}, nil
+}
+
+// restorePoints lists those on the route that have this name, or all if it is
+// empty.
+func (r *route) restorePoints(name string) (found []wal.RestorePoint, err error) {
+	err = r.hits(Target{Kind: KindName, Name: name}, func(points wal.Points) bool {
 		for _, p := range points.RestorePoints {
-			if t.Name == "" || p.Name == t.Name {
+			if name == "" || p.Name == name {
 				found = append(found, p)
 			}
 		}
 		return false
 	})
-	return found, wants
+	return found, err
 }
 
 // before finds the last commit or abort that is replayed when recovery ends at
 // end; nil when there is none since the backup's redo.
-func (r *route) before(end wal.LSN) (*wal.Finish, []Want) {
+func (r *route) before(end wal.LSN) (*wal.Finish, error) {
 	from := len(r.ids) - 1
 	if no := uint64(end-1) / uint64(r.facts.Identity.SegmentSize); no < r.next() {
 		from = int(no - r.first)
 	}
 	for i := from; i >= 0; i-- {
-		s, wants := r.summary(i, -1, from-i+1)
-		if wants != nil {
-			return nil, wants
+		s, err := r.summary(i, -1, from-i+1)
+		if err != nil {
+			return nil, err
 		}
-		if s.Last == nil && !r.skipped(i) || s.First != nil && s.First.End > end && !r.skipped(i) {
+		redo := r.backup.StartLSN
+		if !r.skipped(i) && (s.Last == nil || s.First.End > end || s.Last.LSN < redo) {
 			continue
 		}
-		if i > 0 && s.Last != nil && s.Last.End <= end {
+		if s.Last != nil && s.Last.End <= end && s.Last.LSN >= redo {
 			return s.Last, nil
 		}
-		points, ok := r.pointsIn(i)
-		if !ok {
-			return nil, []Want{{Kind: WantPoints, Segment: r.ids[i]}}
+		points, err := r.points(i)
+		if err != nil {
+			return nil, err
 		}
-		for j := len(points.Finishes) - 1; j >= 0; j-- {
-			if points.Finishes[j].End <= end {
-				return &points.Finishes[j], nil
+		for _, f := range slices.Backward(points.Finishes) {
+			if f.End <= end {
+				return &f, nil
 			}
 		}
 	}
@@ -321,29 +313,29 @@ func (r *route) before(end wal.LSN) (*wal.Finish, []Want) {
 
 // after finds the first commit or abort that is not replayed when recovery
 // ends at end; nil when none is in sight.
-func (r *route) after(end wal.LSN) (*wal.Finish, []Want) {
+func (r *route) after(end wal.LSN) (*wal.Finish, error) {
 	from := int(uint64(end)/uint64(r.facts.Identity.SegmentSize) - r.first)
 	for i := from; i < len(r.ids); i++ {
-		s, wants := r.summary(i, 1, i-from+1)
-		if wants != nil && !r.inSight(i, i-from) {
+		s, err := r.summary(i, 1, i-from+1)
+		if err != nil && !r.inSight(i, i-from) {
 			return nil, nil
 		}
-		if wants != nil {
-			return nil, wants
+		if err != nil {
+			return nil, err
 		}
 		if s.Last == nil && !r.skipped(i) || s.Last != nil && s.Last.End <= end {
 			continue
 		}
-		if i > 0 && s.First != nil && s.First.End > end && !r.skipped(i) {
+		if s.First != nil && s.First.End > end && !r.skipped(i) {
 			return s.First, nil
 		}
-		points, ok := r.pointsIn(i)
-		if !ok {
-			return nil, []Want{{Kind: WantPoints, Segment: r.ids[i]}}
+		points, err := r.points(i)
+		if err != nil {
+			return nil, err
 		}
-		for j := range points.Finishes {
-			if points.Finishes[j].End > end {
-				return &points.Finishes[j], nil
+		for _, f := range points.Finishes {
+			if f.End > end {
+				return &f, nil
 			}
 		}
 	}

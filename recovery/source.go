@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,13 +82,22 @@ func (g *gatherer) instead(ctx context.Context, t Target, id string, broken erro
 
 // plan asks the planner, and answers what it wants to know.
 func (g *gatherer) plan(ctx context.Context, t Target) (*Plan, error) {
-	for {
+	return settled(ctx, g, func() (*Plan, error) {
 		p, wants, err := MakePlan(g.facts, t)
+		return p, cmp.Or(err, lack(wants...))
+	})
+}
+
+// settled answers what f wants to know until it has come to a result.
+func settled[T any](ctx context.Context, g *gatherer, f func() (T, error)) (T, error) {
+	for {
+		v, err := f()
+		wants := wanted(err)
 		if wants == nil {
-			return p, err
+			return v, err
 		}
 		if err := g.answer(ctx, wants); err != nil {
-			return nil, err
+			return v, err
 		}
 	}
 }
@@ -145,18 +155,13 @@ func (g *gatherer) listSpool(view *segment.SpoolView) error {
 		}
 		g.facts.Histories[tli] = h
 	}
-	pieces := view.Sealed
-	for _, p := range view.Partials {
-		p, err := view.Valid(p)
+	for _, p := range slices.Concat(view.Sealed, view.Partials) {
+		p, err := spoolPiece(view, p.ID)
+		if errors.Is(err, errNotHere) {
+			continue
+		}
 		if err != nil {
 			return err
-		}
-		pieces = append(pieces[:len(pieces):len(pieces)], p)
-	}
-	for _, p := range pieces {
-		have := g.spooled[p.ID]
-		if p.To == 0 || have.Complete || !p.Complete && p.To <= have.To {
-			continue
 		}
 		g.spooled[p.ID] = p
 		fact := Segment{Spooled: p.Complete}

@@ -1,23 +1,9 @@
 package recovery
 
 import (
-	"context"
 	"io"
 	"sync"
 )
-
-// contextReader ends a long read when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
 
 // counter counts what is read through it.
 type counter struct {

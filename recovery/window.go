@@ -28,53 +28,47 @@ type Window struct {
 }
 
 // Windows lists what can be restored along the newest timeline, in the order
-// of LSNs. It lists all WAL behind the oldest backup, and reads few headers; the WAL itself it takes for what
-// the headers say.
+// of LSNs. It lists all WAL behind the oldest backup, and reads few headers; the
+// WAL itself it takes for what the headers say.
 func (s Source) Windows(ctx context.Context) ([]Window, error) {
 	return whileMoving(ctx, func() ([]Window, error) {
 		g, err := s.gather(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for {
-			windows, wants := findWindows(&g.facts)
-			if wants == nil {
-				return windows, nil
-			}
-			if err := g.answer(ctx, wants); err != nil {
-				return nil, err
-			}
-		}
+		return settled(ctx, g, func() ([]Window, error) { return findWindows(&g.facts) })
 	})
 }
 
-// findWindows is pure, as [MakePlan] is: it returns the windows, or the facts
-// that it still wants.
-func findWindows(f *Facts) ([]Window, []Want) {
+// findWindows is pure, as [MakePlan] is: the error asks for the facts that it
+// still wants.
+func findWindows(f *Facts) ([]Window, error) {
 	var list []Window
 	var wants []Want
 	all := candidates(f, Target{})
 	for i, c := range slices.Backward(all) {
-		r, more := newRoute(f, c)
-		if more == nil && i == len(all)-1 {
-			more = r.list(r.first, r.last) // of the oldest: all of it at once
+		r, err := newRoute(f, c)
+		if err == nil && i == len(all)-1 {
+			err = r.list(r.first, r.last) // of the oldest: all of it at once
 		}
-		wants = append(wants, more...)
+		wants = append(wants, wanted(err)...)
 	}
 	if len(wants) > 0 {
-		return nil, wants
+		return nil, lack(wants...)
 	}
 	var newer *route // leads to the end of the list's last window
 	for _, c := range all {
 		r, _ := newRoute(f, c)
-		if newer != nil && newer.history.Timeline == c.history.Timeline {
-			if wants = r.extend(newer.first); wants != nil {
-				return nil, wants
+		joins := newer != nil && newer.history.Timeline == c.history.Timeline
+		if joins {
+			if err := r.extend(newer.first); err != nil {
+				return nil, err
 			}
+			joins = r.next() > newer.first
 		}
-		if newer == nil || newer.history.Timeline != c.history.Timeline || r.next() <= newer.first {
-			if wants = r.extend(r.last + 1); wants != nil {
-				return nil, wants
+		if !joins {
+			if err := r.extend(r.last + 1); err != nil {
+				return nil, err
 			}
 			if len(r.ids) == 0 || r.reach() < c.backup.StopLSN {
 				continue // its own WAL is not complete
@@ -86,8 +80,12 @@ func findWindows(f *Facts) ([]Window, []Want) {
 		w.Backups++
 		w.From, w.FromLSN = c.backup.Finished, c.backup.StopLSN
 		if w.To.IsZero() {
-			if w.To, wants = r.lastFinish(); wants != nil {
-				return nil, wants
+			last, err := r.before(^wal.LSN(0))
+			if err != nil {
+				return nil, err
+			}
+			if last != nil {
+				w.To = last.Time
 			}
 		}
 	}
@@ -104,19 +102,4 @@ func (r *route) reachOf(id segment.ID) wal.LSN {
 		return max(s.Tail, s.Partial)
 	}
 	return id.End(r.facts.Identity.SegmentSize)
-}
-
-// lastFinish is the time of the last commit or abort on the route, read from
-// the end, so that of a long route few segments are looked at.
-func (r *route) lastFinish() (time.Time, []Want) {
-	for i := len(r.ids) - 1; i >= 0; i-- {
-		s, wants := r.summary(i, -1, len(r.ids)-i)
-		switch {
-		case wants != nil:
-			return time.Time{}, wants
-		case s.Last != nil && s.Last.LSN >= r.backup.StartLSN:
-			return s.Last.Time, nil
-		}
-	}
-	return time.Time{}, nil
 }

@@ -31,16 +31,18 @@ func (w *world) showWindows() string {
 func (w *world) windows() (windows []Window, asked int) {
 	w.forget()
 	defer w.remember()
-	windows, wants := findWindows(&w.facts)
-	for ; wants != nil; windows, wants = findWindows(&w.facts) {
-		for _, want := range wants {
+	for {
+		windows, err := findWindows(&w.facts)
+		if err == nil {
+			return windows, asked
+		}
+		for _, want := range wanted(err) {
 			if want.Kind == WantSummary {
 				asked++
 			}
 		}
-		w.answer(wants)
+		w.answer(wanted(err))
 	}
-	return windows, asked
 }
 
 // Where recovery reaches the end of all WAL, there is an open window on that
