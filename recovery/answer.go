@@ -134,14 +134,12 @@ func (g *gatherer) addPieces(list []archive.Piece) {
 }
 
 // askBackup reads the commit object of a backup. One that cannot be used is
-// passed over.
+// passed over. Where it is in the list can change until that is learnt.
 func (g *gatherer) askBackup(ctx context.Context, id string) (func(), error) {
-	i := slices.IndexFunc(g.facts.Backups, func(c backup.Commit) bool { return c.ID == id })
-	c := g.facts.Backups[i]
+	is := func(c backup.Commit) bool { return c.ID == id }
+	c := g.facts.Backups[slices.IndexFunc(g.facts.Backups, is)]
 	err := c.Read(ctx, g.archive)
-	drop := func() {
-		g.facts.Backups = slices.DeleteFunc(g.facts.Backups, func(c backup.Commit) bool { return c.ID == id })
-	}
+	drop := func() { g.facts.Backups = slices.DeleteFunc(g.facts.Backups, is) }
 	var unusable *backup.UnusableError
 	switch {
 	case errors.As(err, &unusable):
@@ -152,7 +150,7 @@ func (g *gatherer) askBackup(ctx context.Context, id string) (func(), error) {
 	case errors.Is(err, archive.ErrNotExist): // deleted since the listing
 		return drop, nil
 	}
-	return func() { g.facts.Backups[i] = c }, err
+	return func() { g.facts.Backups[slices.IndexFunc(g.facts.Backups, is)] = c }, err
 }
 
 // askIndex reads an index, or its header. Whatever is wrong with it, the

@@ -74,3 +74,17 @@ func TestWindowsAgainstModel(t *testing.T) {
 		}
 	})
 }
+
+// Backups whose commit objects cannot be used are passed over, whatever is asked
+// beside them.
+func TestWindowsBesideDamagedBackups(t *testing.T) {
+	v := small(t, 5000)
+	n, _ := v.names("backups/")
+	for _, k := range []uint64{0, 5, 6} {
+		v.made[v.commit(k).CommitName()] = []byte("{")
+	}
+	windows, err := Source{Archive: v.open(t)}.Windows(t.Context())
+	if err != nil || len(windows) != 1 || windows[0].Backups != n-3 || windows[0].FromLSN != v.commit(1).StopLSN {
+		t.Errorf("%+v, %v; want one window of %d backups", windows, err, n-3)
+	}
+}
