@@ -44,9 +44,10 @@ type Archive struct {
 }
 
 // Open opens an archive for which a cluster was pinned. Where none was it
-// fails with [ErrNotPinned]. Of an encrypted one, see [Keys.Open], only what is
-// in clear can be read.
-func Open(ctx context.Context, store Store) (*Archive, error) {
+// fails with [ErrNotPinned]. Of an encrypted one, only what is in clear can be
+// read without an identity; recipients for one that is not encrypted are refused
+// with an [*EncryptionError].
+func (k Keys) Open(ctx context.Context, store Store) (*Archive, error) {
 	id, err := readIdentity(ctx, store)
 	if errors.Is(err, ErrNotExist) {
 		where := "and mounted? " + hint.Mount(store.String())
@@ -58,17 +59,18 @@ func Open(ctx context.Context, store Store) (*Archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open archive %s: %w", store, err)
 	}
-	return &Archive{store: store, identity: id}, nil
+	if len(k.Recipients) > 0 && !id.Encrypted {
+		return nil, hint.With(&EncryptionError{Archive: store.String()},
+			"remove encryption.recipients from the configuration, or begin an encrypted archive: --archive %s", hint.Quote(store.String()+"-encrypted"))
+	}
+	return &Archive{store: store, identity: id, keys: k}, nil
 }
 
 // Pin opens the archive in store for a cluster, and claims it for this
-// cluster if it is claimed by none, and the store stands [Probe]. An archive of another cluster is refused
-// with a [*segment.ForeignError].
-func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
-	return Keys{}.Pin(ctx, store, cluster)
-}
-
-func (k Keys) pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
+// cluster if it is claimed by none, and the store stands [Probe]; it is encrypted
+// then if there are recipients. An archive of another cluster is refused with a
+// [*segment.ForeignError].
+func (k Keys) Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
 	a, err := k.Open(ctx, store)
 	if errors.Is(err, ErrNotPinned) {
 		_, err = Probe(ctx, store)
@@ -91,7 +93,15 @@ func (k Keys) pin(ctx context.Context, store Store, cluster segment.Identity) (*
 	if err := store.Confirm(ctx, identityName); err != nil {
 		return nil, fmt.Errorf("pin archive %s: %w", store, err)
 	}
-	return a, nil
+	return a, a.Writable()
+}
+
+// Open is [Keys.Open] for an archive of which nothing encrypted is read.
+func Open(ctx context.Context, store Store) (*Archive, error) { return Keys{}.Open(ctx, store) }
+
+// Pin is [Keys.Pin] for an archive that is not encrypted.
+func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
+	return Keys{}.Pin(ctx, store, cluster)
 }
 
 func readIdentity(ctx context.Context, store Store) (Identity, error) {

@@ -3,7 +3,6 @@ package archive
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"filippo.io/age/agessh"
 
 	"github.com/walstream/walstream/internal/hint"
-	"github.com/walstream/walstream/segment"
 )
 
 // Keys are what an encrypted archive is written and read with. One that is not
@@ -26,31 +24,6 @@ type Keys struct {
 	// or of an SSH key. It is opened when the first object is decrypted;
 	// storing, listing and planning by headers go without.
 	IdentityFile string
-}
-
-// Open is [Open] for an archive that may be encrypted. Recipients for one that
-// is not are refused with an [*EncryptionError].
-func (k Keys) Open(ctx context.Context, store Store) (*Archive, error) {
-	a, err := Open(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	a.keys = k
-	if len(k.Recipients) > 0 && !a.identity.Encrypted {
-		return nil, hint.With(&EncryptionError{Archive: store.String()},
-			"remove encryption.recipients from the configuration, or begin an encrypted archive: --archive %s", hint.Quote(store.String()+"-encrypted"))
-	}
-	return a, nil
-}
-
-// Pin is [Pin] for an archive that may be encrypted: one that is claimed now is
-// if there are recipients.
-func (k Keys) Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
-	a, err := k.pin(ctx, store, cluster)
-	if err != nil {
-		return nil, err
-	}
-	return a, a.Writable()
 }
 
 // Writable fails with an [*EncryptionError] when there are no recipients to
