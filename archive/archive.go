@@ -99,6 +99,9 @@ func (k Keys) Pin(ctx context.Context, store Store, cluster segment.Identity) (*
 // Open is [Keys.Open] for an archive of which nothing encrypted is read.
 func Open(ctx context.Context, store Store) (*Archive, error) { return Keys{}.Open(ctx, store) }
 
+// Again opens the archive anew, over the connections that it has.
+func (a *Archive) Again(ctx context.Context) (*Archive, error) { return a.keys.Open(ctx, a.store) }
+
 // Pin is [Keys.Pin] for an archive that is not encrypted.
 func Pin(ctx context.Context, store Store, cluster segment.Identity) (*Archive, error) {
 	return Keys{}.Pin(ctx, store, cluster)

@@ -2,16 +2,19 @@ package recovery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -34,8 +37,6 @@ type PrefetchConfig struct {
 	Dir *PrefetchDir
 	// Key is that of the requests that are answered.
 	Key string
-	// After is the segment behind which prefetching begins.
-	After string
 	// Room is how many bytes of segments may wait.
 	Room int64
 	// Check is called each second and before each answer. Its error ends the
@@ -45,8 +46,9 @@ type PrefetchConfig struct {
 
 // Prefetcher is a server that fetches segments before PostgreSQL asks for
 // them: those of the plan in its order, without one those that follow on the
-// timeline. It has whole segments only. Whether WAL ends somewhere is for
-// [WalGet] to say, at the moment of the question.
+// timeline. Those are whole segments only. What it means that there is none, and
+// whether a history exists, it finds out at the moment of the question, as
+// [WalGet] does; of trouble it says nothing.
 type Prefetcher struct {
 	cfg  PrefetchConfig
 	plan *Plan // nil when there is none
@@ -63,23 +65,18 @@ type Prefetcher struct {
 	asked   time.Time // last
 }
 
-// NewPrefetcher opens the archive. On an error the directory is given up.
+// NewPrefetcher opens the archive, or asks the server of From. On an error the
+// directory is given up.
 func NewPrefetcher(ctx context.Context, cfg PrefetchConfig) (*Prefetcher, error) {
 	p := &Prefetcher{cfg: cfg, asked: time.Now()}
 	p.changed.L = &p.mu
 	p.cfg.Open = func(ctx context.Context) (*archive.Archive, error) { return p.open(ctx, cfg.Open) }
-	first := walGet{cfg: p.cfg.WalGetConfig}
-	err := first.open(ctx)
-	if err == nil {
-		p.plan, p.size = first.plan, first.archive.Identity().SegmentSize
-		var id segment.ID
-		if id, err = segment.ParseName(cfg.After, p.size); err == nil {
-			p.slide(p.following(id))
-		}
-	}
-	if err != nil {
+	first := walGet{cfg: p.cfg.WalGetConfig, file: segment.HistoryName(1), wal: filepath.Dir(cfg.Dir.path)}
+	out, err := first.try(ctx)
+	if out == Trouble {
 		return nil, errors.Join(fmt.Errorf("prefetch: %w", err), cfg.Dir.remove())
 	}
+	p.plan, p.size = first.plan, first.size
 	return p, nil
 }
 
@@ -149,34 +146,69 @@ var errOtherKey = errors.New("a request was made with other settings, or by anot
 // that there is none.
 func (p *Prefetcher) answer(ctx context.Context, conn net.Conn) {
 	defer func() { _ = conn.Close() }() // all is said, or nothing can be
-	var req prefetchRequest
-	if conn.SetReadDeadline(time.Now().Add(serverSilence)) != nil || json.NewDecoder(conn).Decode(&req) != nil || !p.wanted() {
+	if conn.SetReadDeadline(time.Now().Add(ready.Silence)) != nil {
 		return
 	}
-	if req.Key != p.cfg.Key {
+	request, err := io.ReadAll(io.LimitReader(conn, ready.MaxRequest))
+	if err != nil || !p.wanted() {
+		return
+	}
+	file, key, _ := strings.Cut(string(request), "\n")
+	if key != p.cfg.Key {
 		p.end(errOtherKey)
 		return
 	}
-	id, err := segment.ParseName(req.File, p.size)
-	if err != nil {
-		return
-	}
-	f := p.slide(id, true)
+	said := make(chan string, 1)
+	var group errgroup.Group
+	defer func() { _ = group.Wait() }() // it has no error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group.Go(func() error { said <- p.say(ctx, file); return nil })
 	tick := time.NewTicker(prefetchBeat)
 	defer tick.Stop()
 	for {
 		select {
-		case <-ctx.Done():
-			return
 		case <-tick.C:
 			if _, err := conn.Write([]byte("\n")); err != nil { // white space
 				return
 			}
-		case <-f.done:
-			if f.err == nil {
-				_ = json.NewEncoder(conn).Encode(prefetchAnswer{f.name}) // who is gone asks again
-			}
+		case answer := <-said:
+			_, _ = conn.Write([]byte(answer)) // who is gone asks again
 			return
 		}
 	}
+}
+
+// say is the answer for a file, empty if there is none.
+func (p *Prefetcher) say(ctx context.Context, file string) string {
+	if id, err := segment.ParseName(file, p.size); err == nil {
+		f := p.slide(id)
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return ""
+		}
+		switch {
+		case f.err == nil:
+			return ready.Delivered + f.name + "\n"
+		case !errors.Is(f.err, errNotHere):
+			return ""
+		}
+	}
+	// What it means that there is no whole segment is found out anew, as by a
+	// process of its own.
+	p.mu.Lock()
+	p.asked = time.Now()
+	p.flights++
+	name := fmt.Sprintf("asked.%d", p.flights)
+	p.mu.Unlock()
+	cfg := p.cfg.WalGetConfig
+	cfg.Open = p.again
+	switch out, err := p.try(ctx, file, name, cfg, false); {
+	case out == Delivered:
+		return ready.Delivered + name + "\n"
+	case out == Absent && err != nil:
+		return fmt.Sprintf("%swal-get %s: %v\n", ready.Absent, file, err)
+	}
+	return ""
 }

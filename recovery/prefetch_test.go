@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 )
@@ -48,18 +48,26 @@ func (g *getter) prefetch(t *testing.T, after string, room int64, change func(*a
 		return nil
 	}}
 	var err error
-	if a.dir, err = ClaimPrefetchDir(g.target()); err != nil {
+	if a.dir, err = ClaimPrefetchDir(g.dir); err != nil {
 		t.Fatal(err)
 	}
 	var ctx context.Context
 	ctx, a.end = context.WithCancel(t.Context())
 	p, err := NewPrefetcher(ctx, PrefetchConfig{
 		WalGetConfig: WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, counting) }, Spool: g.spool},
-		Dir:          a.dir, Key: "key", After: after, Room: room,
+		Dir:          a.dir, Key: "key", Room: room,
 		Check: func() error { a.mu.Lock(); defer a.mu.Unlock(); return a.gone },
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if after != "" {
+		id, err := segment.ParseName(after, testSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ = p.following(id)
+		p.slide(id)
 	}
 	a.server = p
 	go func() { a.ended <- p.Run(ctx) }()
@@ -75,14 +83,26 @@ func (a *ahead) stop() {
 	a.ended <- nil // again
 }
 
+// served is the answer of a server: Trouble when it has none.
+func (g *getter) served(key, file string, silence time.Duration) (Outcome, error) {
+	absent, err := ready.Request{File: file, Dir: g.dir, Path: g.target(), Key: key}.Ask(silence)
+	switch {
+	case err != nil:
+		return Trouble, err
+	case absent != "":
+		return Absent, errors.New(absent)
+	}
+	return Delivered, nil
+}
+
 // takes asks for a segment, which must be delivered unless body is nil.
 func (a *ahead) takes(t *testing.T, file string, body []byte) {
 	t.Helper()
 	os.Remove(a.target())
-	taken, err := TakePrefetched("key", file, a.target())
+	out, err := a.served("key", file, ready.Silence)
 	have, _ := os.ReadFile(a.target())
-	if taken != (body != nil) || !bytes.Equal(have, body) {
-		t.Errorf("%s: taken %v with %d bytes, %v", file, taken, len(have), err)
+	if (out == Delivered) != (body != nil) || !bytes.Equal(have, body) {
+		t.Errorf("%s: %d with %d bytes, %v", file, out.ExitCode(), len(have), err)
 	}
 }
 
@@ -122,6 +142,42 @@ func (a *ahead) waitEnd(t *testing.T) {
 	if _, err := os.Stat(a.dir.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its directory: %v", err)
 	}
+}
+
+// behindServer asks a server, which must say what WalGet says; it may have no
+// answer where that is trouble, or where there is damage to be looked at.
+func (g *getter) behindServer(t *testing.T, store archive.Store, file string, want Outcome, body []byte) {
+	t.Helper()
+	os.Remove(g.target())
+	dir, err := ClaimPrefetchDir(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewPrefetcher(t.Context(), PrefetchConfig{
+		WalGetConfig: WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, store) }, Spool: g.spool},
+		Dir:          dir, Key: "key", Check: func() error { return nil },
+	})
+	if err != nil && want != Trouble {
+		t.Errorf("%s: no server: %v", file, err)
+	}
+	if err != nil {
+		return
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	for range 2 {
+		got, err := g.served("key", file, ready.Silence)
+		have, _ := os.ReadFile(g.target())
+		if got != want || got == Delivered && !bytes.Equal(have, body) {
+			t.Errorf("%s: a server says %d, %v, with %d bytes; want %d", file, got.ExitCode(), err, len(have), want.ExitCode())
+		}
+	}
+	end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	os.Remove(g.target())
 }
 
 // longGetter has segments 1 to 9 of timeline 1, and the rest of newGetter.
@@ -174,7 +230,7 @@ func TestPrefetchWholeSegmentsOnly(t *testing.T) {
 	g.withPlan(t, nil, map[string][]byte{seg(1, 3): nth(g.wal, 2)})
 	a := g.prefetch(t, seg(1, 1), 1<<30, nil)
 	a.ready(t, seg(1, 2), seg(1, 3), seg(1, 4))
-	a.takes(t, seg(1, 5), nil)
+	a.takes(t, seg(1, 5), padded(g.wal[4*int(testSize):], 0x50000))
 	a.takes(t, seg(1, 6), nil)
 	arch, err := archive.Open(t.Context(), g.store)
 	if err != nil {
@@ -210,9 +266,9 @@ func TestPrefetchSingleFlight(t *testing.T) {
 		time.Sleep(prefetchBeat + 200*time.Millisecond) // a sign of life
 		close(hold)
 	}()
-	taken, err := takePrefetched(prefetchRequest{"key", seg(1, 2)}, g.target(), prefetchBeat+prefetchBeat/2)
-	if n := a.count(seg(1, 2)); !taken || n != 1 {
-		t.Errorf("taken %v after %d fetches, %v", taken, n, err)
+	out, err := g.served("key", seg(1, 2), prefetchBeat+prefetchBeat/2)
+	if n := a.count(seg(1, 2)); out != Delivered || n != 1 {
+		t.Errorf("%d after %d fetches, %v", out.ExitCode(), n, err)
 	}
 }
 
@@ -227,15 +283,15 @@ func TestPrefetchForgotten(t *testing.T) {
 	}
 	asked := make(chan bool)
 	go func() {
-		taken, _ := TakePrefetched("key", seg(1, 9), g.target())
-		asked <- taken
+		out, _ := g.served("key", seg(1, 9), ready.Silence)
+		asked <- out == Delivered
 	}()
 	for head := ""; head != seg(1, 9); time.Sleep(time.Millisecond) {
 		a.server.mu.Lock()
 		head = a.server.window[0].id.Name(testSize)
 		a.server.mu.Unlock()
 	}
-	a.server.slide(segment.ID{Timeline: 1, No: 2}, true)
+	a.server.slide(segment.ID{Timeline: 1, No: 2})
 	if <-asked {
 		t.Error("it was taken")
 	}
@@ -268,18 +324,18 @@ func TestPrefetchEnds(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, a *ahead){
 		"stopped":      func(_ *testing.T, a *ahead) { a.end() },
 		"not wanted":   func(_ *testing.T, a *ahead) { a.mu.Lock(); a.gone = errors.New("recovery has ended"); a.mu.Unlock() },
-		"socket taken": func(_ *testing.T, a *ahead) { os.Remove(filepath.Join(a.dir.path, prefetchSocket)) },
+		"socket taken": func(_ *testing.T, a *ahead) { os.Remove(filepath.Join(a.dir.path, ready.Socket)) },
 		"all taken":    func(_ *testing.T, a *ahead) { os.RemoveAll(a.dir.path) },
 		"other key": func(t *testing.T, a *ahead) {
-			if taken, _ := TakePrefetched("other", seg(1, 3), a.target()); taken {
-				t.Error("taken with another key")
+			if out, _ := a.served("other", seg(1, 3), ready.Silence); out != Trouble {
+				t.Error("answered with another key")
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := longGetter(t).prefetch(t, seg(1, 1), 1<<30, nil)
 			a.takes(t, seg(1, 2), nth(a.wal, 1))
-			if _, err := ClaimPrefetchDir(a.target()); err == nil {
+			if _, err := ClaimPrefetchDir(a.getter.dir); err == nil {
 				t.Fatal("two servers have the directory")
 			}
 			end(t, a)
@@ -292,22 +348,21 @@ func TestPrefetchEnds(t *testing.T) {
 // A server that hangs delays one request only.
 func TestPrefetchHangs(t *testing.T) {
 	g := longGetter(t)
-	dir, err := ClaimPrefetchDir(g.target())
+	dir, err := ClaimPrefetchDir(g.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := prefetchRequest{"key", seg(1, 2)}
-	if taken, err := takePrefetched(req, g.target(), 20*time.Millisecond); taken || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("taken %v, %v", taken, err)
+	if out, err := g.served("key", seg(1, 2), 20*time.Millisecond); out != Trouble || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d, %v", out.ExitCode(), err)
 	}
-	if _, err := takePrefetched(req, g.target(), time.Hour); !errors.Is(err, os.ErrNotExist) {
+	if _, err := g.served("key", seg(1, 2), time.Hour); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the next request: %v", err)
 	}
 	if err := dir.Close(); err != nil {
 		t.Fatal(err)
 	}
 	// One that answered too late, or lies, has no file.
-	if dir, err = ClaimPrefetchDir(g.target()); err != nil {
+	if dir, err = ClaimPrefetchDir(g.dir); err != nil {
 		t.Fatal(err)
 	}
 	defer dir.Close()
@@ -315,20 +370,20 @@ func TestPrefetchHangs(t *testing.T) {
 		conn, err := dir.listener.Accept()
 		if err == nil {
 			conn.Read(make([]byte, 100))
-			conn.Write([]byte(`{"name":"../../gone"}`))
+			conn.Write([]byte("+../../gone\n"))
 			conn.Close()
 		}
 	}()
 	var gone *os.LinkError
-	if taken, err := TakePrefetched("key", seg(1, 2), g.target()); taken || !errors.As(err, &gone) {
-		t.Errorf("taken %v, %v", taken, err)
+	if out, err := g.served("key", seg(1, 2), ready.Silence); out != Trouble || !errors.As(err, &gone) {
+		t.Errorf("%d, %v", out.ExitCode(), err)
 	}
 }
 
 // What a server that was killed left behind is not trusted.
 func TestPrefetchAfterCrash(t *testing.T) {
 	g := longGetter(t)
-	left, err := ClaimPrefetchDir(g.target())
+	left, err := ClaimPrefetchDir(g.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,9 +391,9 @@ func TestPrefetchAfterCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	left.Close() // the process is gone
-	var refused *net.OpError
-	if taken, err := TakePrefetched("key", seg(1, 2), g.target()); taken || !errors.As(err, &refused) {
-		t.Errorf("taken %v, %v", taken, err)
+	var refused *os.PathError
+	if out, err := g.served("key", seg(1, 2), ready.Silence); out != Trouble || !errors.As(err, &refused) {
+		t.Errorf("%d, %v", out.ExitCode(), err)
 	}
 	a := g.prefetch(t, seg(1, 1), 0, nil)
 	a.takes(t, seg(1, 2), nth(g.wal, 1))

@@ -55,15 +55,16 @@ func (p *Prefetcher) following(id segment.ID) (next segment.ID, ok bool) {
 	return id.Next(), true
 }
 
-// slide makes the window begin with a segment, if ok, and returns its flight.
-// Those that are in it stay; but one that was asked for may be gone, or may not
-// have been there when it was tried.
-func (p *Prefetcher) slide(id segment.ID, ok bool) *flight {
+// slide makes the window begin with a segment, and returns its flight. Those
+// that are in it stay; but one that was asked for may be gone, or may not have
+// been there when it was tried.
+func (p *Prefetcher) slide(id segment.ID) *flight {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = time.Now()
 	old := p.window
 	p.window = nil
+	ok := true
 	for room := p.cfg.Room; ok && (room >= 0 || len(p.window) == 0); room -= int64(p.size) {
 		i := slices.IndexFunc(old, func(f *flight) bool { return f.id == id })
 		if i >= 0 && (len(p.window) > 0 || !p.spent(old[i])) {
@@ -81,9 +82,6 @@ func (p *Prefetcher) slide(id segment.ID, ok bool) *flight {
 		}
 	}
 	p.changed.Broadcast()
-	if len(p.window) == 0 {
-		return nil
-	}
 	return p.window[0]
 }
 
@@ -103,7 +101,7 @@ func (p *Prefetcher) drop(f *flight) {
 	f.dropped = true
 	f.cancel()
 	if !f.begun { // who waits for it shall not
-		f.begun, f.err = true, errNotHere
+		f.begun, f.err = true, errors.New("nobody has asked for it again")
 		close(f.done)
 	}
 	if f.isDone() {
@@ -150,21 +148,28 @@ func (p *Prefetcher) take(ctx context.Context) (context.Context, *flight) {
 	return ctx, nil
 }
 
-// fetch is a request to [WalGet], for a whole segment only.
-func (p *Prefetcher) fetch(ctx context.Context, f *flight) (err error) {
+// try is a request to [WalGet] for what is to be in the directory by a name.
+func (p *Prefetcher) try(ctx context.Context, file, name string, cfg WalGetConfig, ahead bool) (out Outcome, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("crashed: %v\n%s", r, debug.Stack())
-		}
-		if err != nil && !errors.Is(err, errNotHere) && ctx.Err() == nil {
-			p.cfg.Log.Warn().Err(err).Str("segment", f.id.Name(p.size)).Msg("not prefetched")
-			p.opening.Lock()
-			p.archive = nil
-			p.opening.Unlock()
+			out, err = Trouble, fmt.Errorf("crashed: %v\n%s", r, debug.Stack())
 		}
 	}()
-	g := walGet{cfg: p.cfg.WalGetConfig, file: f.id.Name(p.size), path: p.place(f), ahead: true}
-	_, err = g.try(ctx)
+	dir := p.cfg.Dir.path
+	g := walGet{cfg: cfg, file: file, path: filepath.Join(dir, name), wal: filepath.Dir(dir), ahead: ahead}
+	return g.try(ctx)
+}
+
+// fetch gets a whole segment only.
+func (p *Prefetcher) fetch(ctx context.Context, f *flight) error {
+	file := f.id.Name(p.size)
+	_, err := p.try(ctx, file, f.name, p.cfg.WalGetConfig, true)
+	if err != nil && !errors.Is(err, errNotHere) && ctx.Err() == nil {
+		p.cfg.Log.Warn().Err(err).Str("segment", file).Msg("not prefetched")
+		p.opening.Lock()
+		p.archive = nil
+		p.opening.Unlock()
+	}
 	return err
 }
 
@@ -176,4 +181,14 @@ func (p *Prefetcher) open(ctx context.Context, open func(context.Context) (*arch
 		p.archive, err = open(ctx)
 	}
 	return p.archive, err
+}
+
+// again looks at the archive as if it had not been open, over the connections
+// that there are.
+func (p *Prefetcher) again(ctx context.Context) (*archive.Archive, error) {
+	a, err := p.cfg.Open(ctx)
+	if err == nil {
+		a, err = a.Again(ctx)
+	}
+	return a, err
 }

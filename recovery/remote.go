@@ -67,7 +67,10 @@ func (g *walGet) remote(ctx context.Context) (out Outcome, err error) {
 	if err := g.sameCluster(resp.Header.Get(clusterHeader)); err != nil {
 		return Trouble, err
 	}
-	if !delivered {
+	switch {
+	case !delivered && g.ahead:
+		return Trouble, errNotHere
+	case !delivered:
 		return g.remoteAbsent()
 	}
 	out, err = g.deliver(func(f *os.File) error { return g.receive(f, body, resp.Header) })
@@ -106,7 +109,7 @@ func (g *walGet) sameCluster(header string) error {
 	if err := json.Unmarshal([]byte(header), &have); err != nil || !have.SegmentSize.Valid() {
 		return fmt.Errorf("%s: %q", clusterHeader, header)
 	}
-	control, err := os.ReadFile(filepath.Join(filepath.Dir(g.path), "..", "global", "pg_control"))
+	control, err := os.ReadFile(filepath.Join(g.wal, "..", "global", "pg_control"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // called by hand
 	case err != nil:
@@ -130,7 +133,7 @@ func (g *walGet) remoteAbsent() (Outcome, error) {
 	if g.plan == nil {
 		return Absent, err
 	}
-	required := g.file == segment.HistoryName(g.plan.Timeline)
+	required := g.plan.Timeline > 1 && g.file == segment.HistoryName(g.plan.Timeline)
 	if id, perr := segment.ParseName(g.file, g.plan.Identity.SegmentSize); perr == nil {
 		required, _ = g.plan.Required(id)
 	}
@@ -168,6 +171,9 @@ func (g *walGet) receive(f *os.File, body io.Reader, h http.Header) error {
 	padded, err := strconv.ParseInt(h.Get(paddedHeader), 10, 64)
 	if err != nil || padded < 0 || padded >= size {
 		return fmt.Errorf("%s: %q", paddedHeader, h.Get(paddedHeader))
+	}
+	if g.ahead && padded > 0 {
+		return errNotHere
 	}
 	return g.checkReceived(f, id, padded)
 }

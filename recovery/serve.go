@@ -90,7 +90,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, file, path strin
 	if err != nil {
 		return err
 	}
-	g := &walGet{cfg: WalGetConfig{Open: s.Open, Spool: spool, Log: s.Log}, file: file, path: path, passing: true}
+	g := &walGet{cfg: WalGetConfig{Open: s.Open, Spool: spool, Log: s.Log}, file: file, path: path, wal: filepath.Dir(path), passing: true}
 	out, err := g.try(ctx)
 	switch {
 	case errors.Is(err, errNoWALFile): // of clusters with segments of another size

@@ -97,7 +97,7 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 	if cfg.Standby {
 		cfg.RetryFor = min(cfg.RetryFor, standbyRetry)
 	}
-	g := &walGet{cfg: cfg, file: file, path: path}
+	g := &walGet{cfg: cfg, file: file, path: path, wal: filepath.Dir(path)}
 	try := func() (Outcome, error) {
 		out, err := g.try(ctx)
 		if mutant.WalGetAbsent && err != nil {
@@ -134,10 +134,12 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 type walGet struct {
 	cfg        WalGetConfig
 	file, path string
-	why        error // of Absent
-	ahead      bool  // nobody has asked yet: whole segments only
+	wal        string // pg_wal, with what the server has itself
+	why        error  // of Absent
+	ahead      bool   // nobody has asked yet: whole segments only
 
 	archive *archive.Archive
+	size    segment.Size       // of the cluster's segments
 	view    *segment.SpoolView // nil without a spool
 	plan    *Plan              // nil when there is none
 
@@ -174,7 +176,7 @@ func (g *walGet) try(ctx context.Context) (Outcome, error) {
 	if notHistory == nil {
 		return g.history(ctx, tli)
 	}
-	id, err := segment.ParseName(g.file, g.archive.Identity().SegmentSize)
+	id, err := segment.ParseName(g.file, g.size)
 	if err != nil {
 		return Trouble, errors.Join(errNoWALFile, err)
 	}
@@ -191,6 +193,7 @@ func (g *walGet) open(ctx context.Context) (err error) {
 
 // openSpool opens spool and plan, if there are any, of the cluster identity.
 func (g *walGet) openSpool(identity segment.Identity) (err error) {
+	g.size = identity.SegmentSize
 	if g.cfg.Spool == "" {
 		return nil
 	}
@@ -264,16 +267,15 @@ func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error)
 // exists looks for WAL of a timeline from segment number from on, in spool and
 // archive, and names the first.
 func (g *walGet) exists(ctx context.Context, tli wal.Timeline, from uint64) (string, error) {
-	size := g.archive.Identity().SegmentSize
 	if g.view != nil {
 		for _, p := range append(g.view.Sealed[:len(g.view.Sealed):len(g.view.Sealed)], g.view.Partials...) {
 			if p.ID.Timeline == tli && p.ID.No >= from {
-				return p.ID.Name(size) + " in the spool", nil
+				return p.ID.Name(g.size) + " in the spool", nil
 			}
 		}
 	}
 	for p, err := range g.archive.Pieces(ctx, tli, from) {
-		return p.ID.Name(size), err
+		return p.ID.Name(g.size), err
 	}
 	return "", nil
 }

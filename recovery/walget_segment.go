@@ -90,7 +90,7 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 	// Without it PostgreSQL would fall back to the old timeline's file, replay
 	// the abandoned branch and go live.
 	h, _, herr := g.findHistory(ctx, id.Timeline)
-	if start, _ := h.StartOf(id.Timeline); herr == nil && start > 0 && segment.At(id.Timeline, start, g.archive.Identity().SegmentSize) == id {
+	if start, _ := h.StartOf(id.Timeline); herr == nil && start > 0 && segment.At(id.Timeline, start, g.size) == id {
 		return Trouble, fmt.Errorf("timeline %s begins in it, and it is neither in the archive nor in the spool", id.Timeline)
 	}
 	if unknown(herr) != nil {
@@ -132,7 +132,6 @@ func (g *walGet) readsAhead(id segment.ID) bool {
 // zeros: PostgreSQL takes only files of full size. In zeros it sees the end of
 // WAL.
 func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error {
-	size := g.archive.Identity().SegmentSize
 	n, damage := g.archive.FetchTail(ctx, id, f)
 	if err := unknown(damage); err != nil && !isDamage(err) {
 		return err
@@ -152,7 +151,7 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 			n = p.To
 		}
 	}
-	if n == int64(size) {
+	if n == int64(g.size) {
 		return nil
 	}
 	if err := g.mayEnd(ctx, id); err != nil {
@@ -168,15 +167,14 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 		return err
 	}
 	g.padded = n
-	return errors.Join(f.Truncate(n), f.Truncate(int64(size)))
+	return errors.Join(f.Truncate(n), f.Truncate(int64(g.size)))
 }
 
 // longEnough says whether n bytes are all that is wanted of a segment: what the
 // plan needs, or else all that there was, even if it is damaged.
 func (g *walGet) longEnough(ctx context.Context, id segment.ID, n int64, damage error) error {
-	size := g.archive.Identity().SegmentSize
 	if required, _ := g.needed(id); required && n > 0 {
-		if end := id.Start(size) + wal.LSN(n); end < min(g.plan.Need, id.End(size)) {
+		if end := id.Start(g.size) + wal.LSN(n); end < min(g.plan.Need, id.End(g.size)) {
 			return errors.Join(fmt.Errorf("it can be read up to %s only, the plan needs it up to %s", end, g.plan.Need), damage)
 		}
 		return nil
@@ -208,7 +206,7 @@ func (g *walGet) ownIsLonger(id segment.ID, n int64) error {
 	if view == nil {
 		view = &segment.SpoolView{Identity: g.archive.Identity().Identity}
 	}
-	own := filepath.Join(filepath.Dir(g.path), g.file)
+	own := filepath.Join(g.wal, g.file)
 	if valid, err := view.ValidIn(fsx.OS{}, own, id); err == nil && valid >= n {
 		return errOwn
 	}

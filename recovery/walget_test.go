@@ -117,6 +117,7 @@ func (g *getter) expect(t *testing.T, store archive.Store, file string, want Out
 	if left, _ := filepath.Glob(g.target() + ".*"); len(left) > 0 {
 		t.Errorf("%s: left %s", file, left)
 	}
+	g.behindServer(t, store, file, want, body)
 }
 
 func seg(tli wal.Timeline, no uint64) string {

@@ -2,68 +2,41 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/internal/config"
+	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 )
 
-// prefetchFlag makes wal-get the server that fetches ahead. It is no setting.
-const prefetchFlag = "prefetch-server"
-
-// restoredSegment is what PostgreSQL's restore_command gets as %p for a
-// segment. A person who runs wal-get wants no server.
-const restoredSegment = "pg_wal/RECOVERYXLOG"
-
-// prefetchKey stands for version and settings of wal-get with these arguments.
-// It is made before any of them is read: a call that finds a server has to be
-// short.
-func (a *app) prefetchKey(args []string) string {
-	hash := sha256.New()
-	fmt.Fprintf(hash, "%q", programVersion())
-	for _, word := range a.line {
-		if !slices.Contains(args, word) {
-			fmt.Fprintf(hash, "%q", word)
-		}
+// startPrefetching starts the server that answers r, unless one is running. A
+// person who runs wal-get wants none. It is a process of its own session, so that
+// PostgreSQL can end the call without it.
+func (a *app) startPrefetching(c *config.Loaded) (r ready.Request, started bool, err error) {
+	r, ok := ready.Parse(a.line, a.environ)
+	if !ok || r.File != a.args[0] || r.Path != a.args[1] || c.RestorePrefetch == 0 || !recovering(".") {
+		return r, false, nil
 	}
-	for _, pair := range a.environ {
-		if strings.HasPrefix(pair, "WALSTREAM_") || strings.HasPrefix(pair, "AWS_") {
-			fmt.Fprintf(hash, "%q", pair)
-		}
-	}
-	return fmt.Sprintf("%x", hash.Sum(nil))
-}
-
-// startPrefetching starts a server, unless one is running. It is a process of
-// its own session, so that PostgreSQL can end the call without it.
-func (a *app) startPrefetching(c *config.Loaded) (err error) {
-	path := a.args[1]
-	if path != restoredSegment || c.RestorePrefetch == 0 || !recovering(".") {
-		return nil
-	}
-	dir, err := recovery.ClaimPrefetchDir(path)
+	dir, err := recovery.ClaimPrefetchDir(r.Dir)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil
+		return r, false, nil
 	}
 	if err != nil {
-		return err
+		return r, false, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	handle, socket, log, err := dir.Hand()
 	if err != nil {
-		return err
+		return r, false, err
 	}
 	defer func() { err = errors.Join(err, socket.Close(), log.Close()) }()
 	program, err := os.Executable()
@@ -71,12 +44,13 @@ func (a *app) startPrefetching(c *config.Loaded) (err error) {
 		err = keepDescriptors()
 	}
 	if err != nil {
-		return err
+		return r, false, err
 	}
-	cmd := exec.Command(program, append([]string{"--" + prefetchFlag + "=" + a.prefetchKey(a.args)}, a.line...)...)
+	cmd := exec.Command(program, append([]string{ready.ServerArg}, a.line...)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = a.environ, log, log, []*os.File{handle, socket}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return cmd.Start()
+	err = cmd.Start()
+	return r, err == nil, err
 }
 
 // keepDescriptors keeps a server from inheriting what PostgreSQL's processes
@@ -91,13 +65,12 @@ func keepDescriptors() error {
 	return err
 }
 
-// prefetch is the server for requests with a key. Whatever happens, its exit
-// code is 0: in a container its parent is PostgreSQL, which takes others for
-// the crash of a backend.
-func (a *app) prefetch(ctx context.Context, key string) error {
-	c, conf, err := a.walGetConfig("")
+// prefetch is the server. Whatever happens, its exit code is 0: in a container
+// its parent is PostgreSQL, which takes others for the crash of a backend.
+func (a *app) prefetch(ctx context.Context, from string) error {
+	c, conf, err := a.walGetConfig(from)
 	if err == nil {
-		err = a.servePrefetched(ctx, c, conf, key)
+		err = a.servePrefetched(ctx, c, conf)
 	}
 	if err != nil {
 		log := a.logger(term.LogText)
@@ -106,12 +79,16 @@ func (a *app) prefetch(ctx context.Context, key string) error {
 	return nil
 }
 
-func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recovery.WalGetConfig, key string) error {
+func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recovery.WalGetConfig) error {
+	request, ok := ready.Parse(a.line[1:], a.environ)
+	if !ok {
+		return errors.New(ready.ServerFlag + " is not for people")
+	}
 	check, err := wanted(c, conf.Spool)
 	if err != nil {
 		return err
 	}
-	dir, err := recovery.InheritPrefetchDir(a.args[1], os.NewFile(3, "directory"), os.NewFile(4, "socket"))
+	dir, err := recovery.InheritPrefetchDir(request.Dir, os.NewFile(3, "directory"), os.NewFile(4, "socket"))
 	if err != nil {
 		return err
 	}
@@ -120,7 +97,7 @@ func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recove
 		conf.Log.Warn().Err(err).Msg("setpriority")
 	}
 	p, err := recovery.NewPrefetcher(ctx, recovery.PrefetchConfig{
-		WalGetConfig: conf, Dir: dir, Key: key, After: a.args[0], Room: int64(c.RestorePrefetch), Check: check,
+		WalGetConfig: conf, Dir: dir, Key: request.Key, Room: int64(c.RestorePrefetch), Check: check,
 	})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/internal/testkit"
 )
 
@@ -22,7 +23,7 @@ func servers(t *testing.T, program string) (pids []int) {
 	}
 	for _, name := range names {
 		line, _ := os.ReadFile(name)
-		if text := string(line); strings.HasPrefix(text, program) && strings.Contains(text, "--"+prefetchFlag+"=") {
+		if text := string(line); strings.HasPrefix(text, program) && strings.Contains(text, ready.ServerArg) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
 			if err != nil {
 				t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
@@ -50,7 +51,8 @@ func (m *onErrorMode) standby() (bool, error) {
 
 func (a *app) walGetCommand() *cobra.Command {
 	var onError onErrorMode
-	var key, from string
+	var from string
+	var server bool
 	cmd := &cobra.Command{
 		Use: "wal-get FILE PATH", Short: "Give PostgreSQL a WAL file: for restore_command", Args: wants("FILE", "PATH"),
 		Long: `Put the WAL segment or timeline history FILE at PATH, verified and durable. It is
@@ -69,14 +71,10 @@ answers at that URL, and what it sends is verified here too.
 
 During recovery the first call leaves a process behind that fetches the segments
 that will be asked for next into pg_wal/walstream.prefetch, and verifies them.
-Later calls have only to rename them. It ends with the recovery. With --from there
-is none.`,
+Later calls have only to rename them. It ends with the recovery.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error {
-			if key != "" {
-				return a.prefetch(ctx, key)
-			}
-			if taken, _ := recovery.TakePrefetched(a.prefetchKey(args), args[0], args[1]); taken {
-				return nil
+			if server {
+				return a.prefetch(ctx, from)
 			}
 			standby, err := onError.standby()
 			if err != nil {
@@ -85,8 +83,8 @@ is none.`,
 			return a.walGet(ctx, from, args[0], args[1], standby)
 		}),
 	}
-	cmd.Flags().StringVar(&key, prefetchFlag, "", "")
-	_ = cmd.Flags().MarkHidden(prefetchFlag) // it exists
+	cmd.Flags().BoolVar(&server, ready.ServerFlag, false, "")
+	_ = cmd.Flags().MarkHidden(ready.ServerFlag) // it exists
 	cmd.Flags().Var(&onError, "on-error", "fatal or retry: what a server is told of trouble; by default only a standby is to try again")
 	cmd.Flags().StringVar(&from, "from", "", "URL of a walstream serve to ask instead of the archive")
 	a.addSettings(cmd.Flags(), "wal-get")
@@ -123,16 +121,21 @@ func (a *app) walGet(ctx context.Context, from, file, path string, standby bool)
 	if err != nil {
 		return err
 	}
+	request, started, err := a.startPrefetching(c)
+	if err != nil {
+		conf.Log.Warn().Err(err).Msg("WAL is not fetched ahead")
+	}
+	if started {
+		if absent, err := request.Ask(ready.Silence); err == nil && absent != "" {
+			return &absentError{errors.New(absent)}
+		} else if err == nil {
+			return nil
+		}
+	}
 	conf.Standby = standby
 	out, err := recovery.WalGet(ctx, conf, file, path)
 	switch {
 	case out == recovery.Delivered:
-		if from != "" {
-			return nil
-		}
-		if err := a.startPrefetching(c); err != nil {
-			conf.Log.Warn().Err(err).Msg("WAL is not fetched ahead")
-		}
 		return nil
 	case err == nil:
 		err = errors.New(file + " was not delivered")
