@@ -49,6 +49,7 @@ func TestOutage(t *testing.T) {
 	s.slot("base")
 	wire.Set(map[string]any{"enabled": false})
 	from := s.switchWAL()
+	s.primary.Psql(t, "CHECKPOINT") // so that there is a backlog soon
 	latencies := s.pgbench(dir, transfer, 4, away, "-R", fmt.Sprint(transferRate))
 	if want := transferRate * away.Seconds() / 2; float64(len(latencies)) < want {
 		t.Errorf("%d commits in %s, want at least %.0f", len(latencies), away, want)
