@@ -169,11 +169,11 @@ func (d *daemon) serveStatus(ctx context.Context) error {
 	}
 	path := filepath.Join(d.conf.SpoolDir, socketName)
 	// Whoever listened there is dead: this process holds the spool's lock.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn().Err(err).Msg("no status socket")
-		return nil
+	err := os.Remove(path)
+	var l net.Listener
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		l, err = new(net.ListenConfig).Listen(ctx, "unix", path)
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		d.log.Warn().Err(err).Msg("no status socket")
 		return nil

@@ -64,51 +64,42 @@ func (a *app) listWAL(ctx context.Context, source recovery.Source) error {
 // segment itself; those that a complete segment made needless are left out.
 func appendRuns(ctx context.Context, runs []walRun, arch *archive.Archive, tli wal.Timeline) ([]walRun, error) {
 	size := arch.Identity().SegmentSize
-	var whole, tail *walRun // the current ones
-	var next uint64         // number of the segment that comes next, if there is no hole
+	runs = append(runs, walRun{}) // stands before the first
+	first := len(runs)
+	var next uint64 // number of the segment that comes next, if there is no hole
 	for p, err := range arch.Pieces(ctx, tli, 0) {
 		if err != nil {
 			return nil, err
 		}
-		if tail != nil && (p.ID.No != tail.last || !p.Tail) {
-			if p.ID.No != tail.last {
-				runs = append(runs, *tail)
-				if tail.last == next && size.Offset(tail.To) == 0 { // all of it, in pieces
-					next++
-				}
-			}
-			tail = nil
-		}
-		run := runOf(p, size)
+		run, last := runOf(p, size), &runs[len(runs)-1]
 		switch {
-		case p.Tail && tail == nil:
-			tail = &run
-		case p.Tail:
-			tail.To = max(tail.To, run.To)
-			tail.StoredBytes += run.StoredBytes
-		case whole != nil && whole.last+1 == p.ID.No:
-			whole.Last, whole.last, whole.To = run.Last, run.last, run.To
-			whole.Segments++
-			whole.StoredBytes += run.StoredBytes
+		case last.State == "tail" && last.last == run.last && p.Tail:
+			last.To = max(last.To, run.To)
+			last.StoredBytes += run.StoredBytes
+			continue
+		case last.State == "tail" && last.last == run.last:
+			runs = runs[:len(runs)-1]
+			last = &runs[len(runs)-1]
+		case last.State == "tail" && last.last == next && size.Offset(last.To) == 0: // all of it, in pieces
+			next++
+		}
+		if p.Tail {
+			runs = append(runs, run)
+			continue
+		}
+		switch {
+		case last.State == "complete" && last.last+1 == run.last:
+			last.Last, last.last, last.To = run.Last, run.last, run.To
+			last.Segments++
+			last.StoredBytes += run.StoredBytes
+		case next != 0 && next < run.last:
+			runs = append(runs, missingRun(tli, next, run.last-1, size), run)
 		default:
-			if whole != nil {
-				runs = append(runs, *whole)
-			}
-			if next != 0 && next < p.ID.No {
-				runs = append(runs, missingRun(tli, next, p.ID.No-1, size))
-			}
-			whole = &run
+			runs = append(runs, run)
 		}
-		if !p.Tail {
-			next = p.ID.No + 1
-		}
+		next = run.last + 1
 	}
-	for _, rest := range []*walRun{whole, tail} {
-		if rest != nil {
-			runs = append(runs, *rest)
-		}
-	}
-	return runs, nil
+	return slices.Delete(runs, first-1, first), nil
 }
 
 // explainRuns names the recorded gaps among the missing runs, and adds those

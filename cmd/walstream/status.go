@@ -166,23 +166,20 @@ func (l *looker) look(ctx context.Context) (*statusView, error) {
 
 // askReceiver asks the receiver that holds the spool; nil when there is none.
 func askReceiver(ctx context.Context, dir string) (*statusView, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, socketName))
+	const patience = 10 * time.Second
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", filepath.Join(dir, socketName))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EINVAL) {
 		return nil, nil // none, one that was killed, or a path too long for a socket
 	}
-	if err != nil {
-		return nil, fmt.Errorf("ask the receiver: %w", err)
-	}
-	defer func() { _ = conn.Close() }() // only read
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return nil, fmt.Errorf("ask the receiver: %w", err)
-		}
-	}
 	var v statusView
-	if err := json.NewDecoder(conn).Decode(&v); err != nil {
+	if err == nil {
+		defer func() { _ = conn.Close() }() // only read
+		err = conn.SetDeadline(time.Now().Add(patience))
+	}
+	if err == nil {
+		err = json.NewDecoder(conn).Decode(&v)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("ask the receiver: %w", err)
 	}
 	return &v, nil

@@ -73,56 +73,32 @@ func (l *loader) entry(file, prefix string, k, v *yaml.Node) {
 	if v.Kind == yaml.AliasNode {
 		v = v.Alias
 	}
-	switch l.kind(prefix, k.Value) {
-	case unknownKey:
+	i := slices.IndexFunc(l.keys, func(k Key) bool { return k.Path == path })
+	switch {
+	case strings.Contains(k.Value, "."), i < 0 && len(l.level(path+".")) == 0:
 		l.problem(at(file, k), "unknown key %s%s", path, didYouMean(k.Value, l.level(prefix)))
-	case branchKey:
+	case i < 0:
 		l.walk(file, path+".", v)
-	case leafKey:
-		if isNull(v) {
+	case !isNull(v):
+		l.take(file, l.keys[i], v)
+	}
+}
+
+// take sets k to the value v.
+func (l *loader) take(file string, k Key, v *yaml.Node) {
+	values := []*yaml.Node{v}
+	if v.Kind == yaml.SequenceNode && k.list {
+		values = v.Content
+	}
+	var texts []string
+	for _, v := range values {
+		if v.Kind != yaml.ScalarNode {
+			l.problem(at(file, v), "%s: want a single value", k.Path)
 			return
 		}
-		values := []*yaml.Node{v}
-		if v.Kind == yaml.SequenceNode && l.isList(path) {
-			values = v.Content
-		}
-		var texts []string
-		for _, v := range values {
-			if v.Kind != yaml.ScalarNode {
-				l.problem(at(file, v), "%s: want a single value", path)
-				return
-			}
-			texts = append(texts, v.Value)
-		}
-		l.settings[path] = setting{strings.Join(texts, ","), at(file, v)}
+		texts = append(texts, v.Value)
 	}
-}
-
-type keyKind int
-
-const (
-	unknownKey keyKind = iota
-	leafKey
-	branchKey
-)
-
-func (l *loader) kind(prefix, name string) keyKind {
-	if strings.Contains(name, ".") {
-		return unknownKey
-	}
-	for _, k := range l.keys {
-		if k.Path == prefix+name {
-			return leafKey
-		}
-		if strings.HasPrefix(k.Path, prefix+name+".") {
-			return branchKey
-		}
-	}
-	return unknownKey
-}
-
-func (l *loader) isList(path string) bool {
-	return slices.ContainsFunc(l.keys, func(k Key) bool { return k.list && k.Path == path })
+	l.settings[k.Path] = setting{strings.Join(texts, ","), at(file, v)}
 }
 
 // level lists the names that may stand directly below prefix.
