@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -123,6 +122,7 @@ type looker struct {
 	app  *app
 	conf *config.Loaded
 
+	arch    *archive.Archive // nil when it cannot be opened
 	backup  *backupView
 	windows []recovery.Window
 	gaps    []gapView
@@ -137,31 +137,36 @@ func (l *looker) look(ctx context.Context) (*statusView, error) {
 	if err != nil {
 		return nil, err
 	}
-	arch, archErr := l.app.openArchive(ctx, l.conf)
-	if v == nil {
-		if v, err = leftBehind(ctx, l.conf, arch, archErr); err != nil {
-			return nil, err
-		}
+	if time.Since(l.read) > archiveInterval {
+		l.readArchive(ctx)
 	}
-	if archErr == nil && time.Since(l.read) > archiveInterval {
-		l.read = time.Now()
-		l.backup, l.err = lastBackup(ctx, arch)
-		if l.err == nil {
-			l.windows, l.err = sourceToLookAt(l.conf, arch).Windows(ctx)
-		}
-		if l.err == nil {
-			l.gaps, l.err = findGaps(ctx, arch)
+	if v == nil {
+		if v, err = l.leftBehind(ctx); err != nil {
+			return nil, err
 		}
 	}
 	v.Backup, v.Recoverable = l.backup, l.windows
 	if !v.Running {
 		v.Gaps = l.gaps
 	}
-	if err := cmp.Or(archErr, l.err); err != nil && v.Archive.Failure == nil { // else the receiver says so
-		v.Archive.Failure = v.Archive.Failure.Again(err, time.Now().UTC())
-		v.Problems = append(v.Problems, "the archive cannot be looked at: "+err.Error())
+	if l.err != nil && v.Archive.Failure == nil { // else the receiver says so
+		v.Archive.Failure = v.Archive.Failure.Again(l.err, time.Now().UTC())
+		v.Problems = append(v.Problems, "the archive cannot be looked at: "+l.err.Error())
 	}
 	return v, nil
+}
+
+func (l *looker) readArchive(ctx context.Context) {
+	if l.arch, l.err = l.app.openArchive(ctx, l.conf); l.err == nil {
+		l.backup, l.err = lastBackup(ctx, l.arch)
+	}
+	if l.err == nil {
+		l.windows, l.err = sourceToLookAt(l.conf, l.arch).Windows(ctx)
+	}
+	if l.err == nil {
+		l.gaps, l.err = findGaps(ctx, l.arch)
+	}
+	l.read = time.Now()
 }
 
 // askReceiver asks the receiver that holds the spool; nil when there is none.
@@ -186,12 +191,16 @@ func askReceiver(ctx context.Context, dir string) (*statusView, error) {
 }
 
 // leftBehind describes spool and archive when no receiver runs.
-func leftBehind(ctx context.Context, c *config.Loaded, arch *archive.Archive, archErr error) (*statusView, error) {
+func (l *looker) leftBehind(ctx context.Context) (*statusView, error) {
+	c := l.conf
 	v := &statusView{Status: receiver.Status{State: receiver.Stopped}, Archive: archiveView{Location: c.Archive, Unsafe: c.S3.UnsafeUnconditional}, Spool: spoolView{Dir: c.SpoolDir}}
 	v.Problems = []string{"no receiver is running on this spool"}
 	view, err := segment.ReadSpool(fsx.OS{}, c.SpoolDir)
 	if errors.Is(err, fs.ErrNotExist) { // never used
-		view, err = &segment.SpoolView{}, archErr
+		view, err = &segment.SpoolView{}, nil
+		if l.arch == nil {
+			err = l.err
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -200,8 +209,8 @@ func leftBehind(ctx context.Context, c *config.Loaded, arch *archive.Archive, ar
 	if err != nil {
 		return nil, err
 	}
-	if archErr == nil {
-		v.ArchivedLSN, err = archivedUpTo(ctx, arch, history)
+	if l.arch != nil {
+		v.ArchivedLSN, err = archivedUpTo(ctx, l.arch, history)
 	}
 	return v, errors.Join(err, v.readSpool(view))
 }

@@ -5,16 +5,23 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/receiver"
+	"github.com/walstream/walstream/segment"
 )
 
 // watch runs status --watch with its output going to out, until look, which
@@ -118,5 +125,56 @@ func TestStatusWatch(t *testing.T) {
 	})
 	if code != 130 || strings.Contains(screen.String(), `"state"`) {
 		t.Errorf("exit code %d:\n%q", code, &screen)
+	}
+}
+
+// Each look would cost requests, and wait for a store that does not answer.
+func TestWatchSparesTheArchive(t *testing.T) { synctest.Test(t, testWatchSparesTheArchive) }
+
+func testWatchSparesTheArchive(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "archive")
+	store, err := archive.Locate(t.Context(), dir, true, archive.S3Config{})
+	if err == nil {
+		_, err = archive.Pin(t.Context(), store, segment.Identity{SystemIdentifier: 1, MajorVersion: 15, SegmentSize: mib})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	spool := t.TempDir()
+	receiving, err := net.Listen("unix", filepath.Join(spool, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := looker{app: &app{cmd: &cobra.Command{Use: "status"}}, conf: &config.Loaded{Config: config.Config{Archive: dir, SpoolDir: spool}}}
+	look := func(want string) {
+		t.Helper()
+		go func() {
+			if conn, err := receiving.Accept(); err == nil {
+				fmt.Fprint(conn, `{"running": true}`)
+				conn.Close()
+			}
+		}()
+		v, err := l.look(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(v.Problems, "; "); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	look("")
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	look("")
+	time.Sleep(archiveInterval + time.Second)
+	look("the archive cannot be looked at")
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(archiveInterval + time.Second)
+	look("")
+	if err := receiving.Close(); err != nil {
+		t.Error(err)
 	}
 }
