@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/walstream/walstream/archive"
@@ -124,27 +125,49 @@ func archiveEnd(ctx context.Context, a *archive.Archive, h segment.History, from
 			return segment.Position{Timeline: h.SegmentAt(end, size).Timeline, LSN: end}, err == nil, err
 		}
 	}
-	timelines := []wal.Timeline{h.Timeline}
-	for i := len(h.Ancestors) - 1; i >= 0; i-- {
-		timelines = append(timelines, h.Ancestors[i].Timeline)
-	}
-	for _, tli := range timelines {
-		var last segment.ID
-		for p, err := range a.Pieces(ctx, tli, 0) {
-			if err != nil {
-				return segment.Position{}, false, err
-			}
-			if !p.Tail && h.SegmentAt(p.ID.Start(size), size) == p.ID {
-				last = p.ID
-			}
+	for _, sw := range slices.Backward(append(slices.Clone(h.Ancestors), segment.Switch{Timeline: h.Timeline})) {
+		last, err := lastSegment(ctx, a, h, sw.Timeline)
+		if err != nil {
+			return segment.Position{}, false, err
+		}
+		if last.Timeline != 0 && from != 0 && last.End(size) > from {
+			break
 		}
 		if last.Timeline != 0 {
-			pos := segment.Position{Timeline: tli, LSN: last.End(size)}
-			if from != 0 && pos.LSN > from {
-				break
-			}
-			return pos, true, nil
+			return segment.Position{Timeline: last.Timeline, LSN: last.End(size)}, true, nil
 		}
 	}
 	return segment.Position{}, false, nil
+}
+
+// lastSegment is the last complete segment of a timeline that the archive holds
+// on the way of history h. It searches: there may be a million.
+func lastSegment(ctx context.Context, a *archive.Archive, h segment.History, tli wal.Timeline) (last segment.ID, err error) {
+	size := a.Identity().SegmentSize
+	next := func(from uint64) (segment.ID, error) {
+		for p, err := range a.Pieces(ctx, tli, from) {
+			at := h.SegmentAt(p.ID.Start(size), size)
+			switch {
+			case err != nil || !p.Tail && at == p.ID:
+				return p.ID, err
+			case at.Timeline > tli: // the fork lies before
+				return segment.ID{}, nil
+			}
+		}
+		return segment.ID{}, nil
+	}
+	last, err = next(0)
+	grow := true
+	for step := uint64(1); err == nil && last.Timeline != 0 && step > 0; {
+		var further segment.ID
+		if further, err = next(last.No + step); further.Timeline != 0 {
+			last = further
+		}
+		if grow = grow && further.Timeline != 0; grow {
+			step *= 2
+		} else {
+			step /= 2
+		}
+	}
+	return last, err
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"iter"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +114,53 @@ func TestArchivedEndShowsTails(t *testing.T) {
 	want(5<<20, 5<<20)
 	e.reach(segment.Position{Timeline: 2, LSN: 5<<20 + 1})
 	want(5<<20+1, 5<<20)
+}
+
+// A timeline may have a million segments: few of them are looked at.
+func TestLastSegment(t *testing.T) {
+	fork := segment.History{Timeline: 2, Ancestors: []segment.Switch{{Timeline: 1, End: 700 << 20}}}
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(seed, 7))
+		var names []string
+		var want segment.ID
+		for no := rnd.Uint64N(900); no < 1000; no += 1 + rnd.Uint64N(1+seed) {
+			names = append(names, tail(1, no, 0, 50))
+			if rnd.IntN(5) == 0 {
+				continue
+			}
+			names = append(names, object(1, no))
+			if no < 700 {
+				want = segment.ID{Timeline: 1, No: no}
+			}
+		}
+		a := pinned(t, names...)
+		looked := 0
+		a, err := archive.Open(t.Context(), counted{a.Store(), &looked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := lastSegment(t.Context(), a, fork, 1)
+		if err != nil || got != want || looked > 120 {
+			t.Errorf("seed %d: %v, %v, want %v; %d of %d objects listed", seed, got, err, want, looked, len(names))
+		}
+	}
+}
+
+// counted counts the objects that are listed.
+type counted struct {
+	archive.Store
+	n *int
+}
+
+func (c counted) List(ctx context.Context, prefix, after string) iter.Seq2[archive.Info, error] {
+	return func(yield func(archive.Info, error) bool) {
+		for info, err := range c.Store.List(ctx, prefix, after) {
+			*c.n++
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
 }
 
 // pinned is an archive of a cluster with 1 MiB segments. Only its listing is
