@@ -57,34 +57,27 @@ func (r *Receiver) session(ctx context.Context) error {
 
 // prepare refuses a server that must be refused, and decides what to stream
 // from it. At the first good connection it opens the sink.
-func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (step, time.Duration, error) {
+func (r *Receiver) prepare(ctx context.Context, srv *pg.Server) (st step, interval time.Duration, err error) {
 	first, again := r.sink == nil, r.accepted
-	if err := r.accept(ctx, srv); err != nil {
-		return step{}, 0, err
+	err = r.accept(ctx, srv)
+	if err == nil && first { // connect could not tell yet
+		err = r.suits(ctx, srv)
 	}
-	if first { // connect could not tell yet
-		if err := r.suits(ctx, srv); err != nil {
-			return step{}, 0, err
-		}
+	if err == nil {
+		err = saveHistories(ctx, srv, r.sink)
 	}
-	if err := saveHistories(ctx, srv, r.sink); err != nil {
-		return step{}, 0, err
+	if err == nil && (r.cfg.StreamSlot || again) {
+		err = r.keepSlot(ctx, srv)
 	}
-	if r.cfg.StreamSlot || again {
-		if err := r.keepSlot(ctx, srv); err != nil {
-			return step{}, 0, err
-		}
+	if err != nil {
+		return st, 0, err
 	}
 	r.hold.follow(srv)
-	st, err := r.choose(ctx, srv.Conn, srv.History, srv.System)
-	if err != nil {
-		return step{}, 0, err
+	if st, err = r.choose(ctx, srv.Conn, srv.History, srv.System); err != nil {
+		return st, 0, err
 	}
 	timeout, err := srv.Show(ctx, "wal_sender_timeout")
-	if err != nil {
-		return step{}, 0, err
-	}
-	return st, statusInterval(timeout, min(r.cfg.StatusInterval, r.cfg.SilenceTimeout/4)), nil
+	return st, statusInterval(timeout, min(r.cfg.StatusInterval, r.cfg.SilenceTimeout/4)), err
 }
 
 // accept compares the server with what was accepted before. The first time it

@@ -26,7 +26,6 @@ import (
 // slot tell each other passes through it.
 type daemon struct {
 	conf     *config.Loaded
-	location string // of the archive
 	name     string // application_name
 	log      zerolog.Logger
 	until    wal.LSN // of --once-until, zero is for ever
@@ -54,9 +53,9 @@ type daemon struct {
 	doubt   chan struct{} // wakes fillHoles
 }
 
-func newDaemon(c *config.Loaded, location string, log zerolog.Logger) *daemon {
+func newDaemon(c *config.Loaded, log zerolog.Logger) *daemon {
 	return &daemon{
-		conf: c, location: location, log: log, flushes: newFlushTimes(), started: time.Now(),
+		conf: c, log: log, flushes: newFlushTimes(), started: time.Now(),
 		opened: make(chan struct{}), newGap: make(chan struct{}, 1), tailNow: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 	}
 }
@@ -196,7 +195,7 @@ func (d *daemon) archiveOpen() (*archive.Archive, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.arch == nil {
-		return nil, fmt.Errorf("archive %s is not open yet", d.location)
+		return nil, fmt.Errorf("archive %s is not open yet", d.conf.Archive)
 	}
 	return d.arch, nil
 }
@@ -302,17 +301,22 @@ func (d *daemon) openArchive(ctx context.Context) (*archive.Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = arch.Identity().Match("archive "+d.location, d.identity)
-	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s", hint.Quote(fmt.Sprintf("%s-%d", d.location, d.identity.SystemIdentifier)))
+	err = arch.Identity().Match("archive "+d.conf.Archive, d.identity)
+	return arch, hint.With(err, "give each cluster an archive of its own: --archive %s", hint.Quote(fmt.Sprintf("%s-%d", d.conf.Archive, d.identity.SystemIdentifier)))
 }
 
 func (d *daemon) archiveAway(err error, _ time.Duration) {
+	d.failing(&d.archAway, err, "the archive cannot be opened; WAL stays in the spool and on the server until it can")
+}
+
+// failing notes that a thing fails, and tells so the first time.
+func (d *daemon) failing(thing **hint.Failure, err error, text string) {
 	d.mu.Lock()
-	first := d.archAway == nil
-	d.archAway = d.archAway.Again(err, time.Now())
+	news := *thing == nil
+	*thing = (*thing).Again(err, time.Now())
 	d.mu.Unlock()
-	if first {
-		d.log.Error().Err(err).Func(hint.Log(err)).Msg("the archive cannot be opened; WAL stays in the spool and on the server until it can")
+	if news {
+		d.log.Error().Err(err).Func(hint.Log(err)).Msg(text)
 	}
 }
 

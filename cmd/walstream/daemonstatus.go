@@ -30,7 +30,7 @@ func (d *daemon) status() *statusView {
 	hold := d.recv.HoldSlot().Status()
 	v := &statusView{
 		Running: true, Status: d.recv.Status(), Slot: &hold, Ack: d.conf.Ack,
-		Archive: archiveView{Location: d.location, Unsafe: d.conf.S3.UnsafeUnconditional}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
+		Archive: archiveView{Location: d.conf.Archive, Unsafe: d.conf.S3.UnsafeUnconditional}, Spool: spoolView{Dir: d.conf.SpoolDir, Limit: int64(d.conf.SpoolMax)}, Problems: []string{},
 	}
 	v.TailLSN, v.ArchivedLSN = d.archived.lsn()
 	d.mu.Lock()

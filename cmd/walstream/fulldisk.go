@@ -9,7 +9,6 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/fsx"
-	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 )
 
@@ -20,13 +19,7 @@ func (d *daemon) makeRoom(ctx context.Context, err error) error {
 		if !errors.As(err, new(*segment.FullError)) {
 			return err
 		}
-		d.mu.Lock()
-		news := d.spoolFull == nil
-		d.spoolFull = d.spoolFull.Again(err, time.Now())
-		d.mu.Unlock()
-		if news {
-			d.log.Error().Err(err).Func(hint.Log(err)).Msg("not receiving, because the spool's disk is full: archiving what is in the spool to make room")
-		}
+		d.failing(&d.spoolFull, err, "not receiving, because the spool's disk is full: archiving what is in the spool to make room")
 		if err = d.drainFull(ctx); err != nil {
 			return err
 		}

@@ -157,7 +157,7 @@ func TestMakeRoom(t *testing.T) {
 	ok(spool.Append(1, start, g.At(start, g.End())))
 	held, err := spool.Sync()
 	ok(err)
-	d := newDaemon(c, location, zerolog.Nop())
+	d := newDaemon(c, zerolog.Nop())
 	var locked *segment.LockedError
 	if err := d.makeRoom(ctx, &segment.FullError{Err: syscall.ENOSPC}); !errors.As(err, &locked) {
 		t.Errorf("of a spool that another process has: %v", err)

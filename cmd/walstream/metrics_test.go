@@ -224,7 +224,7 @@ func TestUnready(t *testing.T) {
 
 // A disk that hangs in fdatasync keeps nobody from asking how it is.
 func TestHangingDiskFreezesNoAnswer(t *testing.T) {
-	d := newDaemon(&config.Loaded{}, t.TempDir(), zerolog.Nop())
+	d := newDaemon(&config.Loaded{}, zerolog.Nop())
 	var err error
 	d.recv, err = receiver.New(receiver.Config{Slot: "s", OpenSink: func(context.Context, segment.Identity, receiver.SlotState) (receiver.Sink, error) { return nil, nil }})
 	if err != nil {

@@ -32,7 +32,7 @@ func (d *daemon) newer(ctx context.Context, h segment.History) (wal.Timeline, st
 			err = nil
 		}
 	}
-	return tli, "archive " + d.location, err
+	return tli, "archive " + d.conf.Archive, err
 }
 
 func (d *daemon) newerArchived(ctx context.Context, h segment.History) (wal.Timeline, error) {

@@ -42,12 +42,11 @@ application_name, to let commits wait for it.`,
 	return cmd
 }
 
-func (a *app) receive(ctx context.Context, c *config.Loaded, createSlot bool, until string) error {
-	location, err := requireArchive(c)
-	if err != nil {
+func (a *app) receive(ctx context.Context, c *config.Loaded, createSlot bool, until string) (err error) {
+	if _, err := requireArchive(c); err != nil {
 		return err
 	}
-	d := newDaemon(c, location, a.daemonLogger())
+	d := newDaemon(c, a.daemonLogger())
 	if until != "" {
 		if d.until, err = wal.ParseLSN(until); err != nil {
 			return &usageError{fmt.Errorf("--once-until: %w", err)}
@@ -64,8 +63,7 @@ func (a *app) receive(ctx context.Context, c *config.Loaded, createSlot bool, un
 	if d.name, err = conf.Options.Name(); err != nil {
 		return err
 	}
-	d.recv, err = receiver.New(conf)
-	if err != nil {
+	if d.recv, err = receiver.New(conf); err != nil {
 		return err
 	}
 	return d.run(ctx)
