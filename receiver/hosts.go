@@ -102,11 +102,9 @@ func (r *Receiver) watch(ctx context.Context, srv *pg.Server) error {
 // standby. The hold slot is kept on it too, so that it still has all WAL that
 // is not archived should it take over.
 type neighbour struct {
+	r          *Receiver
 	options    pg.Options
 	primary    *pg.Server // streamed from; only its words are used
-	hold       *HoldSlot
-	every      time.Duration
-	slotEvery  time.Duration
 	log        zerolog.Logger
 	srv        *pg.Server // nil without a connection
 	slotLooked time.Time
@@ -119,10 +117,7 @@ func (r *Receiver) newNeighbour(o pg.Options, primary *pg.Server) *neighbour {
 		o.ApplicationName = name + "_watch" // never a synchronous standby
 	}
 	o.AllowStandby = true
-	return &neighbour{
-		options: o, primary: primary, hold: r.hold, every: r.cfg.WatchInterval, slotEvery: r.cfg.SlotInterval,
-		log: r.cfg.Log.With().Str("server", o.Host).Logger(),
-	}
+	return &neighbour{r: r, options: o, primary: primary, log: r.cfg.Log.With().Str("server", o.Host).Logger()}
 }
 
 func (n *neighbour) run(ctx context.Context) error {
@@ -137,9 +132,9 @@ func (n *neighbour) run(ctx context.Context) error {
 			return nil
 		}
 		n.report(err)
-		pause := n.every
+		pause := n.r.cfg.WatchInterval
 		if pg.Definite(err) { // spare its log
-			pause = n.slotEvery
+			pause = n.r.cfg.SlotInterval
 		}
 		select {
 		case <-ctx.Done():
@@ -171,7 +166,7 @@ func (n *neighbour) look(ctx context.Context) (err error) {
 	if !n.srv.Standby {
 		return n.primary.Supersedes(n.srv) // the old primary has come back
 	}
-	if time.Since(n.slotLooked) >= n.slotEvery {
+	if time.Since(n.slotLooked) >= n.r.cfg.SlotInterval {
 		n.slotLooked = time.Now()
 		if n.slotErr = n.keepSlot(ctx); n.slotErr != nil {
 			n.close()
@@ -183,7 +178,7 @@ func (n *neighbour) look(ctx context.Context) (err error) {
 // keepSlot moves the slot of a standby to where the primary's is, as far as the
 // standby is, and makes it when it holds nothing.
 func (n *neighbour) keepSlot(ctx context.Context) error {
-	slot := Slot{Options: n.options, Name: n.hold.current().Name}
+	slot := Slot{Options: n.options, Name: n.r.hold.current().Name}
 	st, err := slot.read(ctx, n.srv.Conn)
 	if err != nil {
 		return err
@@ -192,7 +187,7 @@ func (n *neighbour) keepSlot(ctx context.Context) error {
 		n.log.Info().Str("slot", slot.Name).Msg("making the slot on the standby")
 		return slot.reserve(ctx, n.srv.Conn, st) // moved by the next look
 	}
-	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, n.hold.keptOn(n.srv.System.Timeline))
+	_, err = slot.moveByProtocol(ctx, n.srv.Conn, n.srv.System, n.r.hold.keptOn(n.srv.System.Timeline))
 	switch {
 	case errors.Is(err, errInvalidated):
 		return slot.reserve(ctx, n.srv.Conn, SlotState{Exists: true})

@@ -51,15 +51,11 @@ func newGate(c config.HTTP) (*gate, func(net.Listener) net.Listener, error) {
 		}
 		return g, func(l net.Listener) net.Listener { return l }, nil
 	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-		return &cert, err
-	}
-	if _, err := load(); err != nil {
-		return nil, nil, fmt.Errorf("http.tls_cert, http.tls_key: %w", err)
+	if _, err := readCert(c); err != nil {
+		return nil, nil, err
 	}
 	// Read for each connection, so that a renewed certificate is used.
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() }}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return readCert(c) }}
 	if g.certs {
 		conf.ClientAuth = tls.VerifyClientCertIfGiven // who reads metrics needs none
 		if conf.ClientCAs, err = readCA("http.client_ca", c.ClientCA); err != nil {
@@ -83,6 +79,14 @@ func readToken(c config.HTTP) (string, error) {
 		return "", fmt.Errorf("http.token_file: %w", err)
 	}
 	return words[0], nil
+}
+
+func readCert(c config.HTTP) (*tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("http.tls_cert, http.tls_key: %w", err)
+	}
+	return &cert, nil
 }
 
 func readCA(key, name string) (*x509.CertPool, error) {

@@ -91,11 +91,11 @@ func remote(c config.HTTP, from string) (*recovery.Remote, error) {
 		}
 	}
 	if c.TLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		cert, err := readCert(c)
 		if err != nil {
-			return nil, fmt.Errorf("http.tls_cert, http.tls_key: %w", err)
+			return nil, err
 		}
-		conf.Certificates = []tls.Certificate{cert}
+		conf.Certificates = []tls.Certificate{*cert}
 	}
 	r.Client = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: conf, DisableCompression: true}}
 	return r, nil
