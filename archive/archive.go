@@ -211,11 +211,11 @@ func ReadAll(ctx context.Context, store Store, name string, n int64) ([]byte, er
 // putJSON stores v under a name that tells what it is: if that is taken, it is
 // by the same.
 func (a *Archive) putJSON(ctx context.Context, name string, v any) error {
-	body, err := json.Marshal(v)
+	body, err := EncodeJSON(v)
 	if err != nil {
 		return err
 	}
-	err = a.store.Put(ctx, name, bytes.NewReader(append(body, '\n')))
+	err = a.store.Put(ctx, name, bytes.NewReader(body))
 	if errors.Is(err, ErrExists) {
 		return a.store.Confirm(ctx, name)
 	}

@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -66,7 +65,11 @@ func (a *Archive) RestorePoints(ctx context.Context, name string) ([]RestorePoin
 			return nil, err
 		}
 		var p RestorePoint
-		if err := json.Unmarshal(body, &p); err != nil {
+		err = DecodeJSON(body, &p)
+		if err == nil && p.object() != info.Name {
+			err = fmt.Errorf("that of %s", p.object())
+		}
+		if err != nil {
 			return nil, &CorruptError{Object: info.Name, What: "JSON", Have: err.Error(), Want: "a restore point"}
 		}
 		if p.Name == name {

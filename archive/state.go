@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -50,7 +49,7 @@ func (a *Archive) PutHeartbeat(ctx context.Context, b Heartbeat) error {
 	return a.replace(ctx, b.object(), func([]byte) (any, error) { return b, nil })
 }
 
-// Heartbeats lists what receivers have noted. One that is not readable is
+// Heartbeats lists what receivers have noted. One that is damaged is
 // passed over: it proves nothing.
 func (a *Archive) Heartbeats(ctx context.Context) ([]Heartbeat, error) {
 	var all []Heartbeat
@@ -63,7 +62,7 @@ func (a *Archive) Heartbeats(ctx context.Context) ([]Heartbeat, error) {
 			return nil, err
 		}
 		var b Heartbeat
-		if json.Unmarshal(body, &b) == nil && b.object() == info.Name {
+		if DecodeJSON(body, &b) == nil && b.object() == info.Name {
 			all = append(all, b)
 		}
 	}
@@ -84,11 +83,11 @@ func (a *Archive) replace(ctx context.Context, name string, change func(old []by
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(v)
+	body, err := EncodeJSON(v)
 	if err != nil {
 		return err
 	}
-	if err := a.store.Swap(ctx, name, old, append(body, '\n')); err != nil {
+	if err := a.store.Swap(ctx, name, old, body); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.StateSwapped)
@@ -142,7 +141,7 @@ func (a *Archive) takeLease(ctx context.Context, holder string, lasts time.Durat
 	err := a.replace(ctx, leaseName, func(old []byte) (any, error) {
 		var have lease
 		now := time.Now().UTC()
-		if json.Unmarshal(old, &have) == nil && have.Holder != holder && have.Until.After(now) {
+		if DecodeJSON(old, &have) == nil && have.Holder != holder && have.Until.After(now) {
 			return nil, &LeasedError{have.Holder, have.Until}
 		}
 		return lease{Holder: holder, Until: now.Add(lasts)}, nil

@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -168,9 +167,9 @@ func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
 }
 
 func putCommit(ctx context.Context, store archive.Store, c *Commit) error {
-	body, err := json.MarshalIndent(c, "", "  ")
+	body, err := archive.EncodeJSON(c)
 	if err == nil {
-		err = store.Put(ctx, c.CommitName(), bytes.NewReader(append(body, '\n')))
+		err = store.Put(ctx, c.CommitName(), bytes.NewReader(body))
 	}
 	if err != nil {
 		return hint.With(err, "whether backup %s counts is not known, its data was left alone; see: walstream list", c.ID)
@@ -184,8 +183,8 @@ func loadCommit(ctx context.Context, a *archive.Archive, name string) (*Commit, 
 		return nil, err
 	}
 	c := &Commit{}
-	err = json.Unmarshal(body, c)
-	if err == nil {
+	err = archive.DecodeJSON(body, c)
+	if err == nil || c.FormatVersion > FormatVersion {
 		err = c.check(name, a)
 	}
 	if err != nil {

@@ -208,3 +208,31 @@ func TestLoadManifestVerifies(t *testing.T) {
 		t.Errorf("no manifest: %v", err)
 	}
 }
+
+// A commit object that was cut or in which a bit has changed is not used.
+func TestDamagedCommit(t *testing.T) {
+	a := memArchive(t)
+	c := testCommit("20261122T010003Z", 1, 0x20)
+	body := commitJSON(t, a, c)
+	check := func(damaged []byte) {
+		t.Helper()
+		if err := a.Store().Put(t.Context(), c.CommitName(), bytes.NewReader(damaged)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Load(t.Context(), a, c.ID)
+		if err == nil && !cmp.Equal(c, got) {
+			t.Errorf("%s is taken for a backup", damaged)
+		}
+		if err := a.Store().Delete(t.Context(), c.CommitName()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 8 * len(body) {
+		flipped := bytes.Clone(body)
+		flipped[i/8] ^= 1 << (i % 8)
+		check(flipped)
+	}
+	for n := range body {
+		check(body[:n])
+	}
+}
