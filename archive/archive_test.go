@@ -104,6 +104,47 @@ func TestHistories(t *testing.T) {
 	}
 }
 
+// Histories have no checksum: one is damaged that says that a timeline began
+// behind its WAL, or other than one of its ancestors does.
+func TestContradictingHistories(t *testing.T) {
+	for name, tc := range map[string]struct {
+		second, third string
+		unknown       []wal.Timeline
+	}{
+		"fine":                   {"1\t0/3000148\tx\n", "1\t0/3000148\tx\n2\t0/5000000\tx\n", nil},
+		"not all known":          {"1\t0/3000148\tx\n", "2\t0/5000000\tx\n", nil},
+		"later in the segment":   {"1\t0/30FFFF8\tx\n", "1\t0/30FFFF8\tx\n", nil},
+		"behind the first":       {"1\t0/3100000\tx\n", "1\t0/3100000\tx\n", []wal.Timeline{2}},
+		"far behind":             {"1\t0/3000148\tx\n", "1\t0/3000148\tx\n2\t8/5000000\tx\n", []wal.Timeline{3}},
+		"unlike the ancestor":    {"1\t0/3000148\tx\n", "1\t0/3000140\tx\n2\t0/5000000\tx\n", []wal.Timeline{3}},
+		"of another of its name": {"1\t0/2000148\tx\n", "1\t0/3000148\tx\n2\t0/5000000\tx\n", []wal.Timeline{3}},
+	} {
+		ctx, a := t.Context(), newArchive(t)
+		for object, body := range map[string]string{
+			archive.HistoryName(2): tc.second, archive.HistoryName(3): tc.third,
+			archive.SegmentName(segment.ID{Timeline: 2, No: 0x30}, testSize):       "x",
+			archive.TailName(segment.ID{Timeline: 3, No: 0x50}, testSize, 0, 8192): "x",
+		} {
+			if err := a.Store().Put(ctx, object, strings.NewReader(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		known, unknown, err := a.Histories(ctx, []wal.Timeline{1, 2, 3})
+		if err != nil || len(known)+len(unknown) != 3 {
+			t.Errorf("%s: %v, %v, %v", name, known, unknown, err)
+		}
+		for _, tli := range tc.unknown {
+			var damage *archive.CorruptError
+			if !errors.As(unknown[tli], &damage) {
+				t.Errorf("%s: of timeline %s it is said: %v", name, tli, unknown[tli])
+			}
+		}
+		if len(unknown) != len(tc.unknown) {
+			t.Errorf("%s: unknown %v", name, unknown)
+		}
+	}
+}
+
 func TestCatalog(t *testing.T) {
 	ctx, a := t.Context(), newArchive(t)
 	seg := func(tli wal.Timeline, no uint64) string {

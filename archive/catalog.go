@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"strings"
 
 	"github.com/walstream/walstream/segment"
@@ -39,11 +40,15 @@ func (a *Archive) Timelines(ctx context.Context) ([]wal.Timeline, error) {
 }
 
 // Histories reads the history files of the given timelines, and says of which
-// there is none that can be used, and why. Any other failure is an error.
+// there is none that can be used, and why: also if they contradict each other, or
+// the WAL that there is. Any other failure is an error.
 func (a *Archive) Histories(ctx context.Context, timelines []wal.Timeline) (known map[wal.Timeline]segment.History, unknown map[wal.Timeline]error, err error) {
 	known, unknown = map[wal.Timeline]segment.History{}, map[wal.Timeline]error{}
 	for _, tli := range timelines {
 		h, _, err := a.History(ctx, tli)
+		if err == nil {
+			err = a.CheckHistory(ctx, h)
+		}
 		var damaged *CorruptError
 		switch {
 		case err == nil:
@@ -56,7 +61,34 @@ func (a *Archive) Histories(ctx context.Context, timelines []wal.Timeline) (know
 			return nil, nil, err
 		}
 	}
+	for tli, h := range known {
+		for _, sw := range h.Ancestors {
+			if before := known[sw.Timeline]; !h.Extends(before) {
+				unknown[tli] = &CorruptError{Object: HistoryName(tli), What: "it contradicts " + HistoryName(sw.Timeline)}
+			}
+		}
+	}
+	maps.DeleteFunc(known, func(tli wal.Timeline, _ segment.History) bool { return unknown[tli] != nil })
 	return known, unknown, nil
+}
+
+// CheckHistory compares a history with the WAL of its timeline, which begins in
+// the segment of the fork: what history files say has no checksum.
+func (a *Archive) CheckHistory(ctx context.Context, h segment.History) error {
+	fork, _ := h.StartOf(h.Timeline)
+	if fork == 0 {
+		return nil
+	}
+	for p, err := range a.Pieces(ctx, h.Timeline, 0) {
+		if err != nil {
+			return err
+		}
+		if first := p.ID.Start(a.identity.SegmentSize); first+wal.LSN(a.identity.SegmentSize) <= fork {
+			return &CorruptError{Object: HistoryName(h.Timeline), What: "fork", Have: fork.String(), Want: "none behind WAL of the timeline, at " + first.String()}
+		}
+		break
+	}
+	return nil
 }
 
 func first(list iter.Seq2[Info, error]) (string, error) {

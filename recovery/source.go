@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/walstream/walstream/archive"
@@ -178,21 +179,21 @@ func (g *gatherer) listArchive(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list timelines: %w", err)
 	}
-	for _, tli := range timelines {
-		h, _, err := g.archive.History(ctx, tli)
+	known, unknown, err := g.archive.Histories(ctx, timelines)
+	if err != nil {
+		return fmt.Errorf("read histories: %w", err)
+	}
+	for tli, why := range unknown {
 		_, spooled := g.facts.Histories[tli]
 		switch {
-		case err == nil:
-			g.facts.Histories[tli] = h
 		case spooled:
-		case errors.Is(err, archive.ErrNotExist):
-			g.facts.Unknown[tli] = "is missing"
-		case isDamage(err):
-			g.facts.Unknown[tli] = "cannot be used: " + err.Error()
+		case isDamage(why):
+			g.facts.Unknown[tli] = "cannot be used: " + why.Error()
 		default:
-			return fmt.Errorf("history of timeline %s: %w", tli, err)
+			g.facts.Unknown[tli] = "is missing"
 		}
 	}
+	maps.Copy(g.facts.Histories, known)
 	if g.facts.Indexed, err = g.archive.Indexed(ctx); err != nil {
 		return err
 	}

@@ -243,7 +243,10 @@ func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error)
 	if tli == 1 {
 		return Absent, errors.New("timeline 1 has no history file")
 	}
-	_, body, err := g.findHistory(ctx, tli)
+	h, body, err := g.findHistory(ctx, tli)
+	if err == nil {
+		err = g.checkHistory(ctx, h)
+	}
 	switch {
 	case err == nil:
 		return g.deliver(func(f *os.File) error {
@@ -262,6 +265,19 @@ func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error)
 		return Trouble, fmt.Errorf("it is missing, but WAL of its timeline exists: %s", later)
 	}
 	return Absent, err
+}
+
+// checkHistory compares a history with the WAL there is, and with the plan: it
+// may have been damaged since.
+func (g *walGet) checkHistory(ctx context.Context, h segment.History) error {
+	if g.plan != nil && g.plan.Timeline == h.Timeline {
+		for _, r := range g.plan.WAL {
+			if end, _ := h.EndOf(r.Timeline); r.Switch != 0 && r.Switch != end {
+				return &archive.CorruptError{Object: archive.HistoryName(h.Timeline), What: "end of timeline " + r.Timeline.String(), Have: end.String(), Want: r.Switch.String()}
+			}
+		}
+	}
+	return g.archive.CheckHistory(ctx, h)
 }
 
 // exists looks for WAL of a timeline from segment number from on, in spool and

@@ -105,6 +105,15 @@ func (h History) Equal(other History) bool {
 		func(a, b Switch) bool { return a.Timeline == b.Timeline && a.End == b.End })
 }
 
+// Extends says whether a history tells the same as that of an ancestor about
+// the timelines that are in both.
+func (h History) Extends(ancestor History) bool {
+	return !slices.ContainsFunc(ancestor.Ancestors, func(sw Switch) bool {
+		end, ok := h.EndOf(sw.Timeline)
+		return ok && end != sw.End
+	})
+}
+
 // Format writes the body of a history file that [ParseHistory] reads back.
 func (h History) Format() []byte {
 	var b bytes.Buffer
