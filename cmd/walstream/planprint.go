@@ -6,6 +6,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,12 +28,15 @@ type planView struct {
 	planFacts
 	Dir      string             `json:"dir"`
 	Settings []recovery.Setting `json:"settings"`
+	Expected *recovery.Expected `json:"expected,omitempty"`
 	Recovery *recoveryEnd       `json:"recovery,omitempty"`
 }
 
-// printPlan shows a plan: all of it before it is carried out, afterwards what
-// came of it, also of the recovery if that was followed. Passwords are left out.
-func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, end *recoveryEnd, done bool) error {
+// printPlan shows a plan: all of it before it is carried out, when it is told
+// what to expect, afterwards what came of it, also of the recovery if that was
+// followed. Passwords are left out.
+func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, expected *recovery.Expected, end *recoveryEnd) error {
+	done := expected == nil
 	settings := p.SettingsIn(conf)
 	for i, s := range settings {
 		if s.Name == "primary_conninfo" {
@@ -40,7 +44,7 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, end *reco
 		}
 	}
 	if a.json {
-		return term.JSON(a.stdout, planView{planFacts{p, viewBackup(&p.Backup)}, conf.Dir, settings, end})
+		return term.JSON(a.stdout, planView{planFacts{p, viewBackup(&p.Backup)}, conf.Dir, settings, expected, end})
 	}
 	table := term.NewTable(a.stdout)
 	table.Row("target", join(p.Target.String(), p.Target.Inclusion(), "timeline "+p.Timeline.String()+wordFor(p.Target.Timeline)))
@@ -54,6 +58,10 @@ func (a *app) printPlan(p *recovery.Plan, conf recovery.RestoreConfig, end *reco
 	table.Row("after", finishText(p.After, "no transaction is left out", "first left out"))
 	if !done {
 		writesRows(table, p, conf, settings)
+		seconds := func(s float64) string { return term.Duration(time.Duration(s * float64(time.Second))) }
+		table.Row("takes", fmt.Sprintf("%s to read the backup, %s to fetch WAL while it is replayed, as fast as samples were read now;",
+			seconds(expected.BackupSeconds), seconds(expected.WALSeconds)))
+		table.Row("", "how fast the disk is and PostgreSQL replays, only a restore tells")
 	}
 	if end != nil {
 		table.Row("reached", end.String())

@@ -108,7 +108,11 @@ func (a *app) restore(ctx context.Context, c *config.Loaded, dir string, f resto
 		}
 	}
 	if f.dryRun {
-		if err := a.printPlan(plan, conf, nil, false); err != nil {
+		expected, err := plan.Expect(ctx, conf)
+		if err != nil {
+			return err
+		}
+		if err := a.printPlan(plan, conf, expected, nil); err != nil {
 			return err
 		}
 		if err := plan.Check(conf); err != nil {
@@ -122,7 +126,7 @@ func (a *app) restore(ctx context.Context, c *config.Loaded, dir string, f resto
 		return err
 	}
 	if s == nil {
-		if err := a.printPlan(plan, conf, nil, true); err != nil {
+		if err := a.printPlan(plan, conf, nil, nil); err != nil {
 			return err
 		}
 		return a.say("%s", nextSteps(plan, conf))
@@ -131,7 +135,7 @@ func (a *app) restore(ctx context.Context, c *config.Loaded, dir string, f resto
 	if err != nil {
 		return err
 	}
-	if err := a.printPlan(plan, conf, end, true); err != nil {
+	if err := a.printPlan(plan, conf, nil, end); err != nil {
 		return err
 	}
 	if err := a.say("%s", s.nextSteps(end)); err != nil || len(end.Differs) == 0 {
