@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
@@ -56,7 +57,8 @@ type piece struct {
 	took []int // rows that were there before
 }
 
-// newBusy makes the history. Equal seeds do the same things in the same order.
+// newBusy makes the history, of half of the seeds with an encrypted archive, of
+// half with an index. Equal seeds do the same things in the same order.
 func newBusy(t *testing.T, seed uint64) *busy {
 	t.Helper()
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{
@@ -74,6 +76,11 @@ func newBusy(t *testing.T, seed uint64) *busy {
 		w.primary.Psql(t, sql)
 	}
 	testkit.Run(t, "mkdir", b.truth)
+	if b.rng.IntN(2) == 0 {
+		key, public := newKey(t, w.dir, "walstream.key")
+		w.seal("fastest", public)
+		w.env = append(w.env, "WALSTREAM_ENCRYPTION_IDENTITY_FILE="+key)
+	}
 	ahead := w.skew()
 	b.begin(1)
 
@@ -127,7 +134,12 @@ func newBusy(t *testing.T, seed uint64) *busy {
 	b.mark("late")
 	b.busyFor(10)
 	b.leave(syscall.SIGKILL)
+	if b.rng.IntN(2) == 0 {
+		b.index()
+		testkit.Own(t, b.archive)
+	}
 	b.lose()
+	testkit.Own(t, b.archive)
 	return b
 }
 
@@ -242,6 +254,47 @@ func (b *busy) follow(parent wal.Timeline, moment string) {
 	b.begin(b.tli + 1)
 }
 
+// opened is the archive, to look into it.
+func (w *world) opened() *archive.Archive {
+	store, err := archive.OpenDir(archive.DirConfig{Path: w.archive})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	a, err := archive.Open(w.t.Context(), store)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return a
+}
+
+// index adds the index of timeline 1 that a longer history would have: with
+// nothing in the segments that there are not.
+func (b *busy) index() {
+	ctx, a := b.t.Context(), b.opened()
+	headers := make([]*archive.Header, archive.IndexSpan)
+	last := &archive.Header{}
+	for no := range headers {
+		id := segment.ID{Timeline: 1, No: uint64(no)}
+		h, err := a.Header(ctx, archive.Piece{ID: id, To: int64(mib)})
+		if errors.Is(err, archive.ErrNotExist) {
+			h, err = &archive.Header{Identity: a.Identity().Identity, Timeline: 1, StartLSN: id.Start(mib), RunningMax: last.RunningMax, RunningMaxSince: last.RunningMaxSince}, nil
+			tails, terr := a.Tails(ctx, id)
+			slices.SortFunc(tails, func(x, y archive.Piece) int { return cmp.Compare(x.To, y.To) })
+			if len(tails) > 0 || terr != nil {
+				h, err = a.Header(ctx, tails[len(tails)-1])
+			}
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		h.From, h.To = 0, int64(mib)
+		headers[no], last = h, h
+	}
+	if err := a.PutIndex(ctx, headers); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // lose removes WAL from archive and spool: a segment between the first two
 // backups, and any other one.
 func (b *busy) lose() {
@@ -264,7 +317,7 @@ func (b *busy) lose() {
 	slices.SortFunc(b.backups, func(x, y based) int { return cmp.Or(cmp.Compare(y.tli, x.tli), cmp.Compare(y.stop, x.stop)) })
 
 	oldest := b.backups[len(b.backups)-1]
-	all, err := filepath.Glob(filepath.Join(b.archive, "wal", "*", "*.zst"))
+	all, err := filepath.Glob(filepath.Join(b.archive, "wal", "*", "*.zst*"))
 	if err != nil || len(all) < 10 {
 		b.t.Fatalf("%v, %v", all, err)
 	}
@@ -277,6 +330,9 @@ func (b *busy) lose() {
 	}
 	for _, id := range []segment.ID{{Timeline: 1, No: segment.At(1, oldest.stop, mib).No + 1 + b.rng.Uint64N(2)}, other} {
 		b.lost[id] = true
+		if err := b.opened().PutGap(b.t.Context(), archive.Gap{Timeline: id.Timeline, From: id.Start(mib), To: id.End(mib)}); err != nil {
+			b.t.Fatal(err)
+		}
 		for _, pattern := range []string{b.archive + "/wal/*/", b.spool + "/", b.spool + "/*/", b.truth + "/"} {
 			names, err := filepath.Glob(pattern + id.Name(mib) + "*")
 			for _, name := range names {
