@@ -104,6 +104,10 @@ func TestEncryptedArchive(t *testing.T) {
 		}
 	}
 
+	both := filepath.Join(w.dir, "both.key")
+	testkit.Run(t, "sh", "-c", fmt.Sprintf("cat %s %s >%s", young, old, both))
+	w.examined(errors, young, both)
+
 	dir := filepath.Join(w.dir, "none")
 	w.fails(errors, "restore", dir)
 	w.fails(errors, "restore", dir, "--identity", young)
@@ -111,8 +115,6 @@ func TestEncryptedArchive(t *testing.T) {
 	if exists(dir) {
 		t.Error("a restore without the key has written something")
 	}
-	both := filepath.Join(w.dir, "both.key")
-	testkit.Run(t, "sh", "-c", fmt.Sprintf("cat %s %s >%s", young, old, both))
 	for _, pattern := range []string{"backup/*/data/000001.tar.zst.age", "backup/*/backup_manifest.age"} {
 		mend := w.flip(pattern, 60)
 		if _, errs, code := w.run("restore", dir, "--identity", both); code == 0 || !strings.Contains(errs, "damaged") {
@@ -166,6 +168,41 @@ func TestEncryptedArchive(t *testing.T) {
 	for _, row := range errors {
 		if !row.met {
 			t.Errorf("nothing has brought about: %s", row.message)
+		}
+	}
+}
+
+// examined lets verify and doctor look at an archive of which the key some opens
+// a part, and all everything: without one, what is not known is said, and never
+// called damage.
+func (w *world) examined(errors []*documented, some, all string) {
+	w.t.Helper()
+	if out := w.must("verify"); !strings.Contains(out, "contents of WAL and manifests are not read: the archive is encrypted") || !strings.Contains(out, "nothing is wrong") {
+		w.t.Error(out)
+	}
+	w.fails(errors, "verify", "--full")
+	w.fails(errors, "verify", "--identity", some)
+	if out := w.must("verify", "--full", "--identity", all); strings.Contains(out, "note") || !strings.Contains(out, "nothing is wrong") {
+		w.t.Error(out)
+	}
+	here, away := *w, *w // where the server is, and where not
+	away.env = append(slices.Clone(w.env), "WALSTREAM_DBNAME=")
+	for _, tc := range []struct {
+		w     *world
+		code  int
+		words string
+		args  []string
+	}{
+		{&here, 0, "a restore will", nil},
+		{&here, 3, "encrypted for others", []string{"--identity", some}},
+		{&here, 0, all + " reads the archive", []string{"--identity", all}},
+		{&away, 3, "no identity to read it with", nil},
+		{&away, 3, "identity file " + all + "x", []string{"--identity", all + "x"}},
+		{&away, 0, all + " reads the archive", []string{"--identity", all}},
+	} {
+		states, out := tc.w.doctor(tc.code, tc.args...)
+		if want := map[int]string{0: "ok", 3: "FAIL"}[tc.code]; states["encryption"] != want || !strings.Contains(out, tc.words) {
+			w.t.Errorf("doctor %s: encryption is %s, want %s and %q in\n%s", tc.args, states["encryption"], want, tc.words, out)
 		}
 	}
 }
