@@ -7,35 +7,41 @@ import (
 	"testing"
 )
 
-// The unit starts a command that exists, with flags that it has, and counts on
+// The units start commands that exist, with flags that they have, and count on
 // the exit code of wrong settings.
-func TestUnit(t *testing.T) {
-	body, err := os.ReadFile(filepath.Join(repository, "deploy/walstream.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := map[string]string{}
-	for line := range strings.Lines(string(body)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
-			settings[key] = value
+func TestUnits(t *testing.T) {
+	for file, want := range map[string]map[string]string{
+		"walstream.service":       {"command": "receive", "Type": "notify", "TimeoutStartSec": "infinity", "RestartPreventExitStatus": "2"},
+		"walstream-serve.service": {"command": "serve", "Type": "exec", "PrivateTmp": "true", "RestartPreventExitStatus": "2"},
+	} {
+		body, err := os.ReadFile(filepath.Join(repository, "deploy", file))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	words := strings.Fields(settings["ExecStart"])
-	if len(words) < 2 || filepath.Base(words[0]) != "walstream" {
-		t.Fatalf("ExecStart=%s", settings["ExecStart"])
-	}
-	cmd, _, err := newTestApp().root.Find(words[1:])
-	if err != nil || cmd.Name() != "receive" {
-		t.Fatalf("ExecStart=%s: %v", settings["ExecStart"], err)
-	}
-	for _, word := range words[2:] {
-		if !hasFlag(cmd, word) {
-			t.Errorf("receive has no flag %s", word)
+		settings := map[string]string{}
+		for line := range strings.Lines(string(body)) {
+			if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+				settings[key] = value
+			}
 		}
-	}
-	for key, want := range map[string]string{"Type": "notify", "TimeoutStartSec": "infinity", "RestartPreventExitStatus": "2"} {
-		if settings[key] != want {
-			t.Errorf("%s=%s, want %s", key, settings[key], want)
+		words := strings.Fields(settings["ExecStart"])
+		if len(words) < 2 || filepath.Base(words[0]) != "walstream" {
+			t.Fatalf("%s: ExecStart=%s", file, settings["ExecStart"])
+		}
+		cmd, _, err := newTestApp().root.Find(words[1:])
+		if err != nil {
+			t.Fatalf("%s: ExecStart=%s: %v", file, settings["ExecStart"], err)
+		}
+		settings["command"] = cmd.Name()
+		for _, word := range words[2:] {
+			if !hasFlag(cmd, word) {
+				t.Errorf("%s: %s has no flag %s", file, cmd.Name(), word)
+			}
+		}
+		for key, value := range want {
+			if settings[key] != value {
+				t.Errorf("%s: %s=%s, want %s", file, key, settings[key], value)
+			}
 		}
 	}
 }
