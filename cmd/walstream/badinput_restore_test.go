@@ -224,5 +224,6 @@ func TestBadRestore(t *testing.T) {
 	})
 	r.clear(r.world)
 	r.settings()
+	r.upkeep()
 	r.walGet()
 }

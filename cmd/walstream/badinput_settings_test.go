@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,42 @@ func (r *ruins) settings() {
 		timed("time in a zone of many meanings", "UTC", "2026-11-22 09:41 IST", `zone "IST" is neither an offset from UTC nor UTC itself`, ""),
 		timed("time skipped", "Europe/Berlin", "2026-03-29 02:30", "is a time that the clocks in Europe/Berlin skipped", "by the clock before the change: "),
 		timed("time shown twice", "Europe/Berlin", "2026-10-25 02:30", "is a time that the clocks in Europe/Berlin showed twice", "by the clock after the change: "),
+	})
+}
+
+// What can be wrong when an archive is looked after, or served.
+func (r *ruins) upkeep() {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer l.Close()
+	token := filepath.Join(r.world.dir, "token")
+	if err := os.WriteFile(token, []byte("open-sesame"), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+	guarded := *r.world
+	guarded.env = []string{"WALSTREAM_HTTP_LISTEN=127.0.0.1:0", "WALSTREAM_HTTP_TOKEN_FILE=" + token}
+	server := guarded.start("serve")
+	defer server.stop()
+	ask := func(env string) string {
+		return env + "WALSTREAM_RESTORE_RETRY=0s " + quoted("walstream", "wal-get", "--from", server.url(), r.hole, filepath.Join(r.world.dir, "RECOVERYXLOG"))
+	}
+	said := func(name, line string, code int, want string) bad {
+		return bad{name: name, line: line, code: code, want: want, once: true}
+	}
+	r.catalogue("Upkeep and WAL by HTTP", []bad{
+		said("how many to keep", "walstream prune --yes", 2, "--keep-backups: say how many to keep"),
+		said("nobody to ask", "walstream prune --keep-backups 1 </dev/null", 2, "nothing was deleted: there is no terminal to ask on"),
+		said("unreadable period", "walstream verify --since yesterday", 2, `--since "yesterday": write it like 7d`),
+		said("verify an unknown backup", "walstream verify --backup 20010101T000000Z", 1, `backup "20010101T000000Z": `),
+		said("something is damaged", "walstream verify", 3, "1 problem").when(flipping(r.object(r.hole), 40)),
+		said("a check fails", "walstream doctor --slot nowhere", 3, " checks failed"),
+		said("address in use", "WALSTREAM_HTTP_LISTEN="+l.Addr().String()+" walstream serve", 1, "http.listen "+l.Addr().String()+": address already in use"),
+		said("no address", "WALSTREAM_HTTP_LISTEN=off walstream serve", 2, "there is no address to serve on"),
+		said("no token", "WALSTREAM_HTTP_TOKEN_FILE=/nowhere walstream serve", 2, "http.token_file: open /nowhere: "),
+		said("asked without the token", ask(""), 200, ": 401 Unauthorized: "),
+		said("asked for WAL that is damaged", ask("WALSTREAM_HTTP_TOKEN_FILE="+token+" "), 200, ": 503 Service Unavailable: ").when(flipping(r.object(r.hole), 40)),
 	})
 }
 
