@@ -271,9 +271,10 @@ func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error)
 // may have been damaged since.
 func (g *walGet) checkHistory(ctx context.Context, h segment.History) error {
 	if g.plan != nil && g.plan.Timeline == h.Timeline {
-		for _, r := range g.plan.WAL {
-			if end, _ := h.EndOf(r.Timeline); r.Switch != 0 && r.Switch != end {
-				return &archive.CorruptError{Object: archive.HistoryName(h.Timeline), What: "end of timeline " + r.Timeline.String(), Have: end.String(), Want: r.Switch.String()}
+		for i, before := range g.plan.WAL[:max(len(g.plan.WAL)-1, 0)] {
+			next := g.plan.WAL[i+1].Timeline
+			if start, _ := h.StartOf(next); start != before.Switch {
+				return &archive.CorruptError{Object: archive.HistoryName(h.Timeline), What: "start of timeline " + next.String(), Have: start.String(), Want: before.Switch.String()}
 			}
 		}
 	}
