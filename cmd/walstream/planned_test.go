@@ -22,6 +22,7 @@ type printed struct {
 		ID string `json:"id"`
 	} `json:"backup"`
 	Settings []recovery.Setting `json:"settings"`
+	Expected *recovery.Expected `json:"expected,omitempty"`
 }
 
 // restore restores into dir, starts the cluster, and returns it once recovery
@@ -35,6 +36,10 @@ func (w *world) restore(dir string, args ...string) *testkit.Cluster {
 	dry := *decode(w.t, w.must(append(args, "--dry-run")...), &printed{})
 	done := *decode(w.t, w.must(args...), &printed{})
 	w.beside(dir, done)
+	if e := dry.Expected; e == nil || e.BackupSeconds <= 0 || e.WALSeconds < 0 || done.Expected != nil {
+		w.t.Errorf("restore %s: expected before %+v, and afterwards %+v", dir, e, done.Expected)
+	}
+	dry.Expected = nil
 
 	before, after := dry, done
 	for _, p := range []*printed{&before, &after} {
