@@ -126,7 +126,7 @@ func entries(r io.Reader, each func(h *tar.Header, body io.Reader) error) error 
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("read tar stream: %w", err)
+			return err
 		}
 		h.Name = strings.TrimPrefix(strings.TrimSuffix(h.Name, "/"), "./")
 		if err := each(h, t); err != nil {
@@ -197,7 +197,7 @@ func (in *intake) file(path string, size int64, body io.Reader) error {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return fmt.Errorf("file %q: %w", path, err)
+		return err
 	}
 	if sum != nil {
 		passed.sum = sum.Sum(nil)

@@ -136,7 +136,7 @@ func TestImportRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			return base
-		}, "unexpected EOF"},
+		}, "base.tar.gz: unexpected EOF"},
 		"changed file": {func() string {
 			if err := os.WriteFile(filepath.Join(plain, "pg_hba.conf"), []byte("local all all trust\n"), 0o600); err != nil {
 				t.Fatal(err)
