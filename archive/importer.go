@@ -111,7 +111,7 @@ type importer struct {
 	scratch scratch
 	done    Imported
 
-	known map[wal.Timeline]map[segment.ID]stored // what the archive held when the timeline's turn came
+	known map[wal.Timeline]map[segment.ID]stored // what the archive holds of timelines whose turn has come
 	last  map[wal.Timeline]described             // the newest complete segment of this run
 	path  string                                 // of that segment's file
 
@@ -120,6 +120,8 @@ type importer struct {
 
 // stored is what an archive holds of a segment.
 type stored struct{ whole, tail bool }
+
+func (s stored) and(p Piece) stored { return stored{s.whole || !p.Tail, s.tail || p.Tail} }
 
 func (i *importer) file(ctx context.Context, f ImportFile) error {
 	if f.isHistory() {
@@ -208,9 +210,7 @@ func (i *importer) turnTo(ctx context.Context, tli wal.Timeline) error {
 		if err != nil {
 			return err
 		}
-		s := known[p.ID]
-		s.whole, s.tail = s.whole || !p.Tail, s.tail || p.Tail
-		known[p.ID] = s
+		known[p.ID] = known[p.ID].and(p)
 	}
 	i.known[tli] = known
 	return nil
@@ -241,6 +241,7 @@ func (i *importer) store(ctx context.Context, f ImportFile, p Piece, data io.Rea
 		return ofFile(f, err)
 	}
 	known := i.known[p.ID.Timeline][p.ID]
+	i.known[p.ID.Timeline][p.ID] = known.and(p)
 	if p.Tail {
 		i.done.Tails.add(known.tail)
 	} else {

@@ -13,13 +13,16 @@ import (
 func (i *importer) holes(ctx context.Context) ([]Range, error) {
 	size := i.a.identity.SegmentSize
 	spans := map[wal.Timeline]*span{}
-	for tli := range i.known {
-		s, err := i.span(ctx, tli)
-		if err != nil {
-			return nil, err
-		}
-		if s != nil {
-			spans[tli] = s
+	for tli, known := range i.known {
+		for id, is := range known {
+			if spans[tli] == nil {
+				spans[tli] = &span{id.No, id.No}
+			}
+			s := spans[tli]
+			s.first, s.end = min(s.first, id.No), max(s.end, id.No)
+			if is.whole {
+				s.end = max(s.end, id.No+1)
+			}
 		}
 	}
 	for tli, s := range spans {
@@ -54,23 +57,6 @@ func (i *importer) holes(ctx context.Context) ([]Range, error) {
 	return holes, nil
 }
 
-// span is the segments from number first up to before end.
+// span is where a timeline needs complete segments: from the first piece, number
+// first, up to before end, to the last one, which may be unfinished.
 type span struct{ first, end uint64 }
-
-// span is where a timeline needs complete segments: from the first piece to
-// the last, which may be unfinished. It is nil when there is none.
-func (i *importer) span(ctx context.Context, tli wal.Timeline) (*span, error) {
-	var s *span
-	for p, err := range i.a.Pieces(ctx, tli, 0) {
-		if err != nil {
-			return nil, err
-		}
-		if s == nil {
-			s = &span{first: p.ID.No}
-		}
-		if s.end = p.ID.No; !p.Tail {
-			s.end++
-		}
-	}
-	return s, nil
-}

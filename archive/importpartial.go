@@ -40,8 +40,7 @@ func (i *importer) beginning(ctx context.Context, f ImportFile, id segment.ID, d
 		}
 		return &FileError{f.Path, why}
 	}
-	last := i.last[id.Timeline]
-	if i.known[id.Timeline][id].whole || last.header != nil && last.id == id {
+	if i.known[id.Timeline][id].whole {
 		return i.compareBeginning(ctx, f, id, io.NewSectionReader(data, 0, to))
 	}
 	return i.store(ctx, f, Piece{ID: id, Tail: to < int64(size), To: to}, data, before)
