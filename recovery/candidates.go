@@ -49,20 +49,6 @@ func timelineFor(f *Facts, choice TargetTimeline, b *backup.Commit) wal.Timeline
 	}
 }
 
-// likely is a list to go through first for a transaction: near the end of WAL,
-// where there is no index yet, only where its ID is in order. It is not when
-// the transaction took very long.
-func likely(t Target, list []candidate) []candidate {
-	if t.Kind != KindXID {
-		return nil
-	}
-	list = slices.Clone(list)
-	for i := range list {
-		list[i].likely = true
-	}
-	return list
-}
-
 // explain words why no backup of the list, the newest first, leads to the
 // target. When even the oldest comes too late, the target is before all of
 // them; otherwise the longest way on which it was looked for tells most.

@@ -104,14 +104,22 @@ func (f *Facts) plan(t Target) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, list := range [][]candidate{likely(t, all[late:]), all[late:]} {
-		for i := range list {
-			if skip, err := notBehind(f, t, list[i:], i+1); err != nil {
+	// For a transaction first only where its ID is in order, near the end of WAL,
+	// where there is no index yet. It is not when the transaction took very long.
+	for _, likely := range []bool{true, false} {
+		if likely && t.Kind != KindXID {
+			continue
+		}
+		for i := range all {
+			all[i].likely = likely
+		}
+		for i := late; i < len(all); i++ {
+			if skip, err := notBehind(f, t, all[i:], i-late+1); err != nil {
 				return nil, err
 			} else if skip {
 				continue
 			}
-			p, err := list[i].plan(f, t)
+			p, err := all[i].plan(f, t)
 			var m *miss
 			switch {
 			case !errors.As(err, &m):
