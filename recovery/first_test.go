@@ -3,11 +3,15 @@ package recovery
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/hint"
 )
 
 // small is an archive of 5,200 segments, of which those below indexed have one.
@@ -88,6 +92,30 @@ func TestPlanOfAllFacts(t *testing.T) {
 		all, err := g.plan(t.Context(), target)
 		if diff := cmp.Diff(all, asked, cmpopts.EquateEmpty()); diff != "" || fmt.Sprint(err) != fmt.Sprint(askedErr) {
 			t.Errorf("%s: %v, %v (-all +asked):\n%s", target, err, askedErr, diff)
+		}
+	}
+}
+
+// A target in a segment that is damaged behind its header is refused, like one in
+// a hole: all kinds name the nearest points.
+func TestDamageAtTarget(t *testing.T) {
+	for _, no := range []uint64{2501, 5101} {
+		v := small(t, 5000)
+		name := archive.SegmentName(v.id(no), testSize)
+		body, err := v.object(t.Context(), name, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body[len(body)-20] ^= 1
+		v.made[name] = body
+		h := v.header(no)
+		for _, target := range []Target{
+			{Kind: KindLSN, LSN: h.Last.LSN}, {Kind: KindXID, XID: h.Last.XID}, {Kind: KindTime, Time: h.Last.Time.Add(-time.Second)},
+		} {
+			_, _, err := v.plan(t, target)
+			if err == nil || !strings.Contains(err.Error(), "is damaged") || len(hint.Of(err)) == 0 {
+				t.Errorf("%s in %d: %v, hints %q", target, no, err, hint.Of(err))
+			}
 		}
 	}
 }

@@ -247,13 +247,16 @@ func (g *gatherer) answerRecordAt(ctx context.Context, w Want) error {
 			g.facts.RecordAt[w] = Span{Start: r.LSN, End: r.End}
 			return errFound
 		})
-		if err == nil {
-			continue
-		}
-		if errors.Is(err, errFound) {
+		switch {
+		case errors.Is(err, errFound):
 			return nil
+		case isDamage(err):
+			g.setAside(id, err)
+			delete(g.facts.RecordAt, w) // to be asked for again, if the way still leads there
+			return nil
+		case err != nil:
+			return err
 		}
-		return err
 	}
 }
 
