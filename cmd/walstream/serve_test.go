@@ -126,7 +126,8 @@ func (w *world) plans(server *receiving) {
 		var said, meant map[string]any
 		decode(w.t, body, &said)
 		decode(w.t, out, &meant)
-		for _, name := range []string{"dir", "settings", "wal_end", "last_finish"} { // what a server writes meanwhile
+		// What is of the host that restores, and what a server writes meanwhile.
+		for _, name := range []string{"dir", "settings", "expected", "wal_end", "last_finish"} {
 			delete(meant, name)
 			delete(said, name)
 		}
