@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,9 +145,9 @@ func (a *ahead) waitEnd(t *testing.T) {
 	}
 }
 
-// behindServer asks a server, which must say what WalGet says; it may have no
-// answer where that is trouble, or where there is damage to be looked at.
-func (g *getter) behindServer(t *testing.T, store archive.Store, file string, want Outcome, body []byte) {
+// behindServer asks a server, which must say what WalGet says, and nothing where
+// that is trouble.
+func (g *getter) behindServer(t *testing.T, conf WalGetConfig, file string, want Outcome, body []byte) {
 	t.Helper()
 	os.Remove(g.target())
 	dir, err := ClaimPrefetchDir(g.dir)
@@ -154,8 +155,7 @@ func (g *getter) behindServer(t *testing.T, store archive.Store, file string, wa
 		t.Fatal(err)
 	}
 	p, err := NewPrefetcher(t.Context(), PrefetchConfig{
-		WalGetConfig: WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, store) }, Spool: g.spool},
-		Dir:          dir, Key: "key", Check: func() error { return nil },
+		WalGetConfig: conf, Dir: dir, Key: "key", Check: func() error { return nil },
 	})
 	if err != nil && want != Trouble {
 		t.Errorf("%s: no server: %v", file, err)
@@ -316,6 +316,28 @@ func TestPrefetchTrouble(t *testing.T) {
 	a.takes(t, seg(1, 4), nth(g.wal, 3))
 	a.takes(t, seg(1, 5), nil)
 	a.takes(t, seg(1, 6), nth(g.wal, 5))
+}
+
+// A server that has the archive open does not say what is absent when the
+// archive itself is gone: a directory that is not mounted any more has nothing.
+func TestPrefetchUnmounted(t *testing.T) {
+	g := longGetter(t)
+	var away atomic.Bool
+	g.store = faulty{Store: g.store, get: func(string) error {
+		if away.Load() {
+			return archive.ErrNotExist
+		}
+		return nil
+	}}
+	g.prefetch(t, "", 0, nil)
+	for _, want := range []Outcome{Absent, Trouble} {
+		for _, file := range []string{seg(1, 10), "00000007.history"} {
+			if got, err := g.served("key", file, ready.Silence); got != want {
+				t.Errorf("%s: %d, %v; want %d", file, got.ExitCode(), err, want.ExitCode())
+			}
+		}
+		away.Store(true)
+	}
 }
 
 // A server ends when it is not wanted, or not what was asked for, and takes

@@ -87,9 +87,10 @@ func (p *Prefetcher) slide(id segment.ID) *flight {
 
 func (p *Prefetcher) place(f *flight) string { return filepath.Join(p.cfg.Dir.path, f.name) }
 
-// spent says whether a flight that is done has no file.
+// spent says whether a flight that is done has no file, but may have one if it
+// is begun anew. What is not here is for [Prefetcher.say] to look at.
 func (p *Prefetcher) spent(f *flight) bool {
-	if !f.isDone() {
+	if !f.isDone() || errors.Is(f.err, errNotHere) {
 		return false
 	}
 	_, err := os.Lstat(p.place(f))

@@ -59,9 +59,11 @@ func newServing(t *testing.T, store archive.Store) *serving {
 
 // ask asks as a host does that has the server only.
 func (s *serving) ask(file string) (Outcome, error) {
-	return WalGet(context.Background(), WalGetConfig{
-		From: &Remote{URL: s.url, Client: http.DefaultClient}, Spool: s.side, RetryFor: -1,
-	}, file, s.target())
+	return WalGet(context.Background(), s.config(), file, s.target())
+}
+
+func (s *serving) config() WalGetConfig {
+	return WalGetConfig{From: &Remote{URL: s.url, Client: http.DefaultClient}, Spool: s.side, RetryFor: -1}
 }
 
 // same says whether the host gets what a host with the archive does, and the
@@ -85,6 +87,7 @@ func (s *serving) same(t *testing.T, store archive.Store, file string) (out Outc
 	if left, _ := filepath.Glob(s.target() + ".*"); len(left) > 0 {
 		t.Errorf("%s: left %s", file, left)
 	}
+	s.behindServer(t, s.config(), file, outs[1], body[1])
 	return outs[1]
 }
 

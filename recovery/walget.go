@@ -150,8 +150,10 @@ type walGet struct {
 // mayPass says whether trouble can go away by itself. Damage does not.
 func mayPass(err error) bool {
 	var foreign *segment.ForeignError
-	return !isDamage(err) && !errors.As(err, &foreign) && !errors.Is(err, errNoWALFile)
+	return !isDamage(err) && !errors.As(err, &foreign) && !errors.Is(err, errNoWALFile) && !errors.Is(err, errNoSpool)
 }
+
+var errNoSpool = errors.New("there is no spool, nor what a restore left")
 
 var errNoWALFile = errors.New("it is neither a WAL segment nor a timeline history")
 
@@ -197,7 +199,10 @@ func (g *walGet) openSpool(identity segment.Identity) (err error) {
 	if g.cfg.Spool == "" {
 		return nil
 	}
-	if g.view, err = segment.ReadSpool(fsx.OS{}, g.cfg.Spool); err != nil {
+	if g.view, err = segment.ReadSpool(fsx.OS{}, g.cfg.Spool); errors.Is(err, fs.ErrNotExist) {
+		err = hint.With(errors.Join(errNoSpool, err), "is it the right place, and mounted? %s", hint.Mount(g.cfg.Spool))
+	}
+	if err != nil {
 		return err
 	}
 	if err := g.view.Identity.Match("spool "+g.cfg.Spool, identity); err != nil {

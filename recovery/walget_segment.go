@@ -87,6 +87,9 @@ func (g *walGet) end(ctx context.Context, id segment.ID) (Outcome, error) {
 	if required, _ := g.needed(id); required {
 		return Trouble, errors.New("the plan needs it, and it is neither in the archive nor in the spool")
 	}
+	if id.Timeline == 1 {
+		return Absent, err
+	}
 	// Without it PostgreSQL would fall back to the old timeline's file, replay
 	// the abandoned branch and go live.
 	h, _, herr := g.findHistory(ctx, id.Timeline)

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit/memstore"
@@ -90,10 +88,14 @@ func newGetter(t *testing.T) *getter {
 func (g *getter) target() string { return filepath.Join(g.dir, "RECOVERYXLOG") }
 
 func (g *getter) ask(store archive.Store, file string) (Outcome, error) {
-	return WalGet(context.Background(), WalGetConfig{
+	return WalGet(context.Background(), g.config(store), file, g.target())
+}
+
+func (g *getter) config(store archive.Store) WalGetConfig {
+	return WalGetConfig{
 		Open:  func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, store) },
 		Spool: g.spool, RetryFor: -1,
-	}, file, g.target())
+	}
 }
 
 // expect asks and compares outcome and file.
@@ -117,7 +119,7 @@ func (g *getter) expect(t *testing.T, store archive.Store, file string, want Out
 	if left, _ := filepath.Glob(g.target() + ".*"); len(left) > 0 {
 		t.Errorf("%s: left %s", file, left)
 	}
-	g.behindServer(t, store, file, want, body)
+	g.behindServer(t, g.config(store), file, want, body)
 }
 
 func seg(tli wal.Timeline, no uint64) string {
@@ -448,57 +450,5 @@ func TestWalGetAheadOfReceiver(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.expect(t, g.store, seg(1, 5), Delivered, padded(fifth, 0x50000))
-	}
-}
-
-// Trouble that passes is waited for; trouble that does not, for as long as was
-// asked for; damage not at all.
-func TestWalGetRetries(t *testing.T) {
-	g := newGetter(t)
-	run := func(t *testing.T, failures int, file string, mangle func(string, []byte) []byte) (out Outcome, took time.Duration) {
-		synctest.Test(t, func(t *testing.T) {
-			calls := 0
-			store := faulty{Store: g.store, mangle: mangle, get: func(name string) error {
-				if calls++; calls <= failures && name != "walstream.json" {
-					return errors.New("timeout")
-				}
-				return nil
-			}}
-			begin := time.Now()
-			out, _ = WalGet(context.Background(), WalGetConfig{
-				Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, store) },
-			}, file, g.target())
-			took = time.Since(begin)
-		})
-		return out, took
-	}
-	if out, took := run(t, 20, seg(1, 1), nil); out != Delivered || took < time.Second {
-		t.Errorf("passing trouble: %d after %s", out.ExitCode(), took)
-	}
-	if out, took := run(t, 1<<30, seg(1, 1), nil); out != Trouble || took < DefaultRetry-time.Minute || took > DefaultRetry+time.Minute {
-		t.Errorf("lasting trouble: %d after %s", out.ExitCode(), took)
-	}
-	flip := func(name string, b []byte) []byte {
-		if strings.Contains(name, seg(1, 1)) {
-			b[len(b)/2] ^= 1
-		}
-		return b
-	}
-	if out, took := run(t, 0, seg(1, 1), flip); out != Trouble || took != 0 {
-		t.Errorf("damage: %d after %s", out.ExitCode(), took)
-	}
-	if out, took := run(t, 0, seg(1, 6), nil); out != Absent || took != 0 {
-		t.Errorf("absence: %d after %s", out.ExitCode(), took)
-	}
-}
-
-// A request that is cancelled is trouble too.
-func TestWalGetCancelled(t *testing.T) {
-	g := newGetter(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	out, err := WalGet(ctx, WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, g.store) }}, seg(1, 6), g.target())
-	if out != Trouble || err == nil {
-		t.Errorf("%d, %v", out.ExitCode(), err)
 	}
 }

@@ -118,6 +118,8 @@ func (r *ruins) walGet() {
 		{name: "no name of a WAL file", line: get("../walstream.json"), code: 200, want: "../walstream.json", once: true},
 		{name: "nobody serves", line: "WALSTREAM_RESTORE_RETRY=0s " + quoted("walstream", "wal-get", "--from", "http://127.0.0.1:1", r.hole, path), code: 200,
 			want: r.hole + ": http://127.0.0.1:1/wal/" + r.hole + ": dial tcp 127.0.0.1:1: ", once: true},
+		{name: "no such spool", line: quoted("walstream", "wal-get", "--spool", path+".spool", r.hole, path), code: 200, want: "there is no spool",
+			hint: "is it the right place, and mounted? ", once: true},
 		{name: "behind the end", line: get("00000002000000FF00000000"), code: 1, want: "00000002000000FF00000000", once: true},
 	})
 }
