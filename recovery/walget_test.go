@@ -331,37 +331,6 @@ func TestWalGetWithPlan(t *testing.T) {
 		g.expect(t, g.store, "00000003.history", Trouble, nil)
 		g.expect(t, g.store, "00000004.history", Absent, nil)
 	})
-	t.Run("history that has changed since", func(t *testing.T) {
-		p := upTo(1, 4, 0x4A0000)
-		p.Timeline = 2
-		p.WAL = append([]Range{p.WAL[0]}, Range{Timeline: 2, First: seg(2, 4), Last: seg(2, 4)})
-		p.WAL[0].Switch = 0x400000
-		g.withPlan(t, p, nil)
-		g.expect(t, g.store, "00000002.history", Delivered, []byte("1\t0/400000\tno recovery target specified\n"))
-		p.WAL[0].Switch = 0x400100
-		g.withPlan(t, p, nil)
-		g.expect(t, g.store, "00000002.history", Trouble, nil)
-		a, err := archive.Open(t.Context(), g.store)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body := []byte("1\t0/3F0000\tx\n2\t0/400000\tx\n") // the segment of timeline 2 is that of timeline 4, too
-		if err := a.PutHistory(t.Context(), 4, body); err != nil {
-			t.Fatal(err)
-		}
-		p.Timeline, p.WAL[0].Switch = 4, 0x400000
-		p.WAL[1] = Range{Timeline: 4, First: seg(4, 4), Last: seg(4, 4)}
-		g.withPlan(t, p, nil)
-		g.expect(t, g.store, "00000004.history", Delivered, body)
-		g.withPlan(t, nil, nil)
-		later := faulty{Store: g.store, mangle: func(name string, body []byte) []byte {
-			if strings.HasSuffix(name, ".history") {
-				body[4] = '5'
-			}
-			return body
-		}}
-		g.expect(t, later, "00000002.history", Trouble, nil)
-	})
 	t.Run("foreign plan, broken plan, no spool", func(t *testing.T) {
 		g.withPlan(t, nil, map[string][]byte{planFile: []byte("{")})
 		g.expect(t, g.store, seg(1, 1), Trouble, nil)
