@@ -21,8 +21,9 @@ type PrefetchDir struct {
 	listener *net.UnixListener
 }
 
-// ClaimPrefetchDir makes the directory in pg_wal. What is left there of an earlier server is removed: who knows whether
-// it is whole. An error with unix.EWOULDBLOCK means that one is running.
+// ClaimPrefetchDir makes the directory in pg_wal. What is left there of an
+// earlier server is removed: who knows whether it is whole. An error with
+// unix.EWOULDBLOCK means that one is running.
 func ClaimPrefetchDir(wal string) (_ *PrefetchDir, err error) {
 	d := &PrefetchDir{path: filepath.Join(wal, ready.Name)}
 	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
