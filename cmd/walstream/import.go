@@ -10,11 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
-	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 )
 

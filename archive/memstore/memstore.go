@@ -1,4 +1,5 @@
-// Package memstore is an [archive.Store] in memory.
+// Package memstore is an [archive.Store] in memory: for tests, and for the import
+// that only shows what it would do.
 package memstore
 
 import (
