@@ -38,8 +38,8 @@ func TestCatchUp(t *testing.T) {
 		s.receivewal("pg_receivewal --no-sync", "--no-sync", until), s.receivewal("pg_receivewal", until),
 		s.receivewal("pg_receivewal --synchronous", "--synchronous", until),
 	}
-	fmt.Printf("\n### Catching up with %s of WAL\n\n%s; median of %d alternating pairs.\n\n",
-		end-start, s.conditions(), s.plan.catchUpPairs)
+	fmt.Printf("\n### Catching up with %.1f GiB of WAL\n\n%s; median of %d alternating pairs.\n\n",
+		float64(end-start)/(1<<30), s.conditions(), s.plan.catchUpPairs)
 	fmt.Println("| receiver | MiB/s | CPU s/GiB | MiB/s of walstream | CPU of walstream |")
 	fmt.Println("|---|---:|---:|---:|---:|")
 	for _, c := range []contender{others[0], ours} { // warm

@@ -39,8 +39,8 @@ func TestCatchUpIntoS3(t *testing.T) {
 	store := s.startS3()
 	theirs := s.pgbackrest(store)
 
-	fmt.Printf("\n### Catching up with %s of WAL of pgbench, into S3\n\n%s; median of %d alternating pairs.\n\n",
-		end-start, s.conditions(), s.plan.catchUpPairs)
+	fmt.Printf("\n### Catching up with %.1f GiB of WAL of pgbench, into S3\n\n%s; median of %d alternating pairs.\n\n",
+		float64(end-start)/(1<<30), s.conditions(), s.plan.catchUpPairs)
 	fmt.Println("| | MiB/s | CPU s/GiB | stored | MiB/s | CPU | stored |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
 	s.bring(s.intoS3(store, "ours", "fastest", "--once-until", end.String()), store, end-start) // warm
