@@ -191,6 +191,7 @@ func (a answer) String() string {
 func (p *past) answer(target recovery.Target) answer {
 	a := answer{moments: map[moment]bool{}}
 	first := true // no newer backup could have decided
+	over := false // a newer one finds nothing past the time, as the clock went back before it: a refusal is right too
 	for _, b := range p.backups {
 		tli := p.timeline(b, target.Timeline)
 		if tli == 0 || target.Backup != "" && target.Backup != b.id {
@@ -209,7 +210,7 @@ func (p *past) answer(target recovery.Target) answer {
 			case how == never && !hole && !target.Time.After(p.eras[tli-1].until):
 				how, sure = reached, false // only a heartbeat can tell
 			}
-			sure = sure && !doubtful
+			sure = sure && !doubtful && !over
 		case recovery.KindLSN:
 			sure = target.LSN >= b.stop // the backup's last record counts as before it
 		case recovery.KindName:
@@ -222,6 +223,7 @@ func (p *past) answer(target recovery.Target) answer {
 			}
 		}
 		first = first && how == early
+		over = over || target.Kind == recovery.KindTime && how == never
 		if how != reached {
 			continue
 		}

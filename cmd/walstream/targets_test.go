@@ -254,9 +254,10 @@ func (b *busy) force(t *testing.T, rng *rand.Rand, target recovery.Target, count
 	if err := os.WriteFile(filepath.Join(dir, "postgresql.auto.conf"), []byte(conf.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for tli, e := range b.eras[1:] { // see keepForks
+	for i, e := range b.eras[1:] { // see keepForks
+		child := wal.Timeline(i + 2)
 		in := func(tli wal.Timeline) string { return segment.At(tli, e.fork, mib).Name(mib) }
-		if from := filepath.Join(b.truth, in(wal.Timeline(tli+2))); exists(from) {
+		if from := filepath.Join(b.truth, in(child)); b.owner(tli, e.fork) == child && exists(from) {
 			testkit.Run(t, "cp", from, filepath.Join(dir, "pg_wal", in(e.parent)))
 		}
 	}
