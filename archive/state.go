@@ -141,7 +141,8 @@ func (a *Archive) takeLease(ctx context.Context, holder string, lasts time.Durat
 	err := a.replace(ctx, leaseName, func(old []byte) (any, error) {
 		var have lease
 		now := time.Now().UTC()
-		if DecodeJSON(old, &have) == nil && have.Holder != holder && have.Until.After(now) {
+		_ = DecodeJSON(old, &have) // of a damaged one counts what can be read: somebody may have it
+		if have.Holder != holder && have.Until.After(now) {
 			return nil, &LeasedError{have.Holder, have.Until}
 		}
 		return lease{Holder: holder, Until: now.Add(lasts)}, nil

@@ -51,10 +51,10 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d have worked, want 3", done)
 		}
 
-		// One that was killed has left this.
+		// One that was killed has left this, of which the checksum is damaged.
 		until := time.Now().Add(5 * time.Minute).UTC().Format(time.RFC3339Nano)
 		old := readAll(t, a, "state/lease.json")
-		if err := a.Store().Swap(t.Context(), "state/lease.json", old, []byte(`{"holder":"dead","until":"`+until+`"}`)); err != nil {
+		if err := a.Store().Swap(t.Context(), "state/lease.json", old, []byte("{\n  \"holder\": \"dead\",\n  \"until\": \""+until+"\",\n  \"crc32c\": \"00000000\"\n}\n")); err != nil {
 			t.Fatal(err)
 		}
 		var leased *archive.LeasedError
