@@ -26,7 +26,7 @@ const (
 )
 
 // walPart is what frameReader.next returns for WAL. It is no message type of
-// PostgreSQL's.
+// PostgreSQL's, and refused as one.
 const walPart = 0
 
 // walData is WAL from start on, and how far the server could send when it sent
@@ -67,7 +67,7 @@ func (f *frameReader) next() (kind byte, body []byte, err error) {
 	}
 	kind = f.buf[f.r]
 	length := int(binary.BigEndian.Uint32(f.buf[f.r+1:]))
-	if length < 4 || length > maxMessage {
+	if kind == walPart || length < 4 || length > maxMessage {
 		return 0, nil, fmt.Errorf("protocol message %q of %d bytes: not what a walsender sends", kind, length)
 	}
 	if err := f.need(min(1+length, 6)); err != nil {

@@ -93,10 +93,10 @@ func TestBrokenMessages(t *testing.T) {
 		}
 	}
 	for _, in := range [][]byte{
-		{'d', 0, 0, 0, 3}, {'H', 'T', 'T', 'P', '/'}, {'d', 0, 0, 0, 5, 'w', 0}, {'E', 0, 7, 0, 0, 'S'},
+		{'d', 0, 0, 0, 3}, {'H', 'T', 'T', 'P', '/'}, {'d', 0, 0, 0, 5, 'w', 0}, {'E', 0, 7, 0, 0, 'S'}, {walPart, 0, 0, 0, 4},
 	} {
 		if _, _, err := newFrameReader(bytes.NewReader(in)).next(); err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("%q: %v, want a refusal of the length", in, err)
+			t.Errorf("%q: %v, want a refusal", in, err)
 		}
 	}
 	f := newFrameReader(bytes.NewReader(xlog(mib, testWAL(99))[:100]))
@@ -136,7 +136,7 @@ func plainFrames(in []byte) (all [][]byte) {
 		length := binary.BigEndian.Uint32(in[1:])
 		whole := 1 + int(length)
 		isWAL := len(in) >= 6 && in[0] == 'd' && in[5] == 'w' && length > 4
-		if length < 4 || length > maxMessage || isWAL && whole < 30 || !isWAL && (length >= readSize || len(in) < whole) || len(in) < 6 && length > 4 || len(in) < 30 && isWAL {
+		if in[0] == 0 || length < 4 || length > maxMessage || isWAL && whole < 30 || !isWAL && (length >= readSize || len(in) < whole) || len(in) < 6 && length > 4 || isWAL && len(in) < min(whole, 31) {
 			return all
 		}
 		if !isWAL {
@@ -165,6 +165,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add(append(xlog(mib, testWAL(50)), xlog(mib+51, testWAL(9))...))
 	f.Add([]byte{'d', 0, 0, 0, 5, 'k'})
 	f.Add([]byte{'Z', 0, 0, 0, 5, 'I', 'd', 0xFF, 0, 0, 0})
+	f.Add(append(xlog(mib, testWAL(50)), 0, 0, 0, 0, 4))
+	f.Add(xlog(mib, testWAL(50))[:walHeader])
 	f.Fuzz(func(t *testing.T, in []byte) {
 		want := plainFrames(bytes.Clone(in))
 		for name, src := range map[string]io.Reader{
