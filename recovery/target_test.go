@@ -66,6 +66,10 @@ func TestParseTimeRefuses(t *testing.T) {
 		"2026-11-22 09:41+25":            "no offset",
 		"2026-11-22 09:41+01:75":         "no offset",
 		"2026-11-22 09:41; drop table":   "neither an offset",
+		"0000-06-01 00:00":               "its year",
+		"0001-01-01 00:00+01":            "its year",
+		"9999-12-31 23:59-01":            "its year",
+		"999999 days ago":                "its year",
 	} {
 		got, err := ParseTime(in, loc, time.Time{})
 		if err == nil || !strings.Contains(err.Error(), want) || len(hint.Of(err)) == 0 {
@@ -105,6 +109,7 @@ func FuzzParseTime(f *testing.F) {
 	f.Add("2026-11-22 09:41:00.5+01")
 	f.Add("2026-10-25 02:30")
 	f.Add("3 min ago")
+	f.Add("0000-01-01")
 	f.Fuzz(func(t *testing.T, s string) {
 		at, err := ParseTime(s, berlin(t), time.Date(2026, 11, 22, 9, 41, 0, 0, time.UTC))
 		if err != nil {

@@ -37,6 +37,14 @@ var (
 // servers. The result is in loc.
 func ParseTime(s string, loc *time.Location, now time.Time) (time.Time, error) {
 	s = strings.TrimSpace(s)
+	t, err := parseTime(s, loc, now)
+	if year := t.UTC().Year(); year < 1 || year > 9999 { // the settings that are written are in UTC, and PostgreSQL has no year 0
+		return time.Time{}, badTime(s, "its year is not one of 1 to 9999")
+	}
+	return t, err
+}
+
+func parseTime(s string, loc *time.Location, now time.Time) (time.Time, error) {
 	if m := agoForm.FindStringSubmatch(s); m != nil {
 		return ago(m[1], m[2], now).In(loc), nil
 	}
@@ -66,9 +74,9 @@ func badTime(s, why string) error {
 }
 
 func ago(count, unit string, now time.Time) time.Time {
-	n, _ := strconv.Atoi(count) // the pattern allows nothing else
-	step := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}[unit[0]]
-	return now.Add(-time.Duration(n) * step).Truncate(time.Microsecond)
+	n, _ := strconv.ParseInt(count, 10, 64) // the pattern allows nothing else
+	seconds := map[byte]int64{'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[unit[0]]
+	return time.Unix(now.Unix()-n*seconds, int64(now.Nanosecond())).Truncate(time.Microsecond)
 }
 
 // inZone places a wall clock reading, given as if it were UTC.
