@@ -100,7 +100,7 @@ func (r *restore) copySpool(ctx context.Context) error {
 			err := r.copyPiece(view, id)
 			if errors.Is(err, errNotHere) || errors.Is(err, fs.ErrNotExist) {
 				// Released since the plan was made, so it is archived.
-				_, err = r.cfg.Source.Archive.Header(ctx, archive.Piece{ID: id, To: int64(r.Identity.SegmentSize)})
+				err = r.archived(ctx, id)
 			}
 			if errors.Is(err, archive.ErrNotExist) {
 				var verr error
@@ -115,6 +115,22 @@ func (r *restore) copySpool(ctx context.Context) error {
 		}
 	}
 	return syncPath(r.side)
+}
+
+// archived fails with [archive.ErrNotExist] unless the archive has as much of a
+// segment as the plan needs. Of the last one that is its tail where its timeline
+// has ended: then the whole segment never comes.
+func (r *restore) archived(ctx context.Context, id segment.ID) error {
+	size := r.Identity.SegmentSize
+	_, err := r.cfg.Source.Archive.Header(ctx, archive.Piece{ID: id, To: int64(size)})
+	if _, whole := r.Required(id); whole || !errors.Is(err, archive.ErrNotExist) {
+		return err
+	}
+	n, err := r.cfg.Source.Archive.FetchTail(ctx, id, &buffer{})
+	if err == nil && id.Start(size)+wal.LSN(n) < min(r.Need, id.End(size)) {
+		err = archive.ErrNotExist
+	}
+	return err
 }
 
 // copyPiece copies the longest piece of a segment that the spool holds,

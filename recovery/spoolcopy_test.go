@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/segment"
 )
@@ -62,47 +63,73 @@ func TestExecuteCopiesSpool(t *testing.T) {
 	}
 }
 
-// The receiver goes on: the unfinished segment is sealed after the spool was
-// looked at. It is there all the same, under another name.
+// The receiver goes on after the spool was looked at: what is planned is there
+// all the same, under another name or in the archive.
 func TestExecuteCopiesSpoolThatMoves(t *testing.T) {
-	m := newMade(t)
-	m.put(t)
-	cfg := m.config(t)
-	cfg.Source.Spool = t.TempDir()
 	body := generateWAL(1, 1, 2)
-	spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: cfg.Source.Spool, Identity: testCluster})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer spool.Close()
-	if err := errors.Join(spool.Begin(1, 0x100000), spool.Append(1, 0x100000, body[:0x80000])); err != nil {
-		t.Fatal(err)
-	}
-	m.plan.Need, m.plan.End = 0x170000, 0x170000
-	m.plan.WAL = []Range{{Timeline: 1, First: seg(1, 1), Last: seg(1, 1)}}
-	m.plan.SpoolOnly = []SpoolPiece{{Segment: seg(1, 1), End: 0x170000}}
-	r, err := m.plan.prepare(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := r.readSpool
-	views := 0
-	r.readSpool = func() (*segment.SpoolView, error) {
-		v, err := read()
-		if views++; views == 1 {
-			err := spool.Append(1, 0x180000, body[0x80000:0x100000])
-			if _, serr := spool.Sync(); err != nil || serr != nil {
-				t.Error(err, serr)
+	id := segment.ID{Timeline: 1, No: 1}
+	// ends ends the timeline, after which a remainder is archived and released.
+	ends := func(to int64) func(*testing.T, *segment.Spool, *archive.Archive) error {
+		return func(t *testing.T, spool *segment.Spool, a *archive.Archive) error {
+			_, err := spool.EndTimeline(1, 0x180000)
+			if err != nil {
+				return err
 			}
+			p, err := spool.Next(t.Context())
+			store(t, a, id, body, to)
+			return errors.Join(err, spool.Release(p))
 		}
-		return v, err
 	}
-	if err := errors.Join(r.makeSide(), r.copySpool(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	have, err := os.ReadFile(filepath.Join(r.side, seg(1, 1)))
-	if err != nil || !bytes.Equal(have, body[:testSize]) {
-		t.Errorf("the sealed segment was not copied: %v", err)
+	for _, c := range []struct {
+		name  string
+		moves func(*testing.T, *segment.Spool, *archive.Archive) error
+		copy  []byte
+		fails string
+	}{
+		{"sealed", func(_ *testing.T, spool *segment.Spool, _ *archive.Archive) error {
+			err := spool.Append(1, 0x180000, body[0x80000:0x100000])
+			_, serr := spool.Sync()
+			return errors.Join(err, serr)
+		}, body[:testSize], ""},
+		{"archived", ends(0x80000), nil, ""},
+		{"archived in part", ends(0x60000), nil, seg(1, 1)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMade(t)
+			m.plan.Need, m.plan.End = 0x170000, 0x170000
+			m.plan.WAL = []Range{{Timeline: 1, First: seg(1, 1), Last: seg(1, 1)}}
+			m.plan.SpoolOnly = []SpoolPiece{{Segment: seg(1, 1), End: 0x170000}}
+			cfg := m.config(t)
+			cfg.Source.Spool = t.TempDir()
+			spool, err := segment.OpenSpool(segment.SpoolConfig{Dir: cfg.Source.Spool, Identity: testCluster})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer spool.Close()
+			err = errors.Join(spool.Begin(1, 0x100000), spool.Append(1, 0x100000, body[:0x80000]))
+			if _, serr := spool.Sync(); err != nil || serr != nil {
+				t.Fatal(err, serr)
+			}
+			r, err := m.plan.prepare(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read, views := r.readSpool, 0
+			r.readSpool = func() (*segment.SpoolView, error) {
+				v, err := read()
+				if views++; views == 1 {
+					err = errors.Join(err, c.moves(t, spool, cfg.Source.Archive))
+				}
+				return v, err
+			}
+			err = errors.Join(r.makeSide(), r.copySpool(t.Context()))
+			if (err != nil) != (c.fails != "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+				t.Fatalf("%v, want an error with %q", err, c.fails)
+			}
+			if have, _ := os.ReadFile(filepath.Join(r.side, seg(1, 1))); !bytes.Equal(have, c.copy) {
+				t.Errorf("%d bytes were copied, want %d", len(have), len(c.copy))
+			}
+		})
 	}
 }
 
