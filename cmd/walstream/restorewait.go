@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/segment"
@@ -105,10 +106,11 @@ func (s *restored) await(ctx context.Context, enough func(*recoveryEnd) bool) (*
 			"CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '.history' END, "+
 			`to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`,
 			&e.Live, &e.Paused, &e.LSN, &e.history, &e.LastFinish)
-		if err != nil {
+		switch {
+		case pg.Code(err) == pg.CodeObjectNotReady: // recovery ended between two of these questions
+		case err != nil:
 			return nil, s.failed(ctx, err)
-		}
-		if enough(e) {
+		case enough(e):
 			return e, nil
 		}
 		if !pause(ctx, 100*time.Millisecond) {

@@ -44,6 +44,13 @@ func TestRestoreWait(t *testing.T) {
 	w.receive("--create-slot")
 	w.must("backup", "--checkpoint", "fast")
 	steps := w.history(3)
+	// At the end of WAL the first that asks is told that recovery goes on, and
+	// then that it does not: it may end in between.
+	w.primary.Psql(t, `CREATE SCHEMA between; CREATE SEQUENCE between.asked;
+		CREATE FUNCTION between.pg_is_in_recovery() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+			RETURN pg_catalog.pg_is_in_recovery() OR nextval('between.asked') <= 2;
+		END $$;
+		ALTER DATABASE postgres SET search_path = between, pg_catalog, public`)
 	w.archived()
 	wait := func(name string, code int, args ...string) (end recoveryEnd, c *testkit.Cluster) {
 		t.Helper()
