@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/ready"
 )
 
 // Setting is one line of the recovery configuration.
@@ -113,17 +114,23 @@ func targetSettings(t Target) []Setting {
 // matter.
 func confTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000000+00") }
 
+// takeReady is shell that puts a segment into place which a [Prefetcher] has
+// ready, and fails if there is none: that takes half the time of a question. It
+// looks only for what was fetched since the server was started, see [ServerStart].
+// Up to mv all words are the shell's own.
+const takeReady = `{ read -r x; read -r x; read -r x; } <postmaster.pid && x=pg_wal/` + ready.Name + `/%f.$x && [ -e "$x" ] && mv -f "$x" %p 2>/dev/null`
+
 // RestoreCommand makes a restore_command of an argument vector: each word
-// quoted for the shell, each % doubled. Whatever the command's exit code is,
-// PostgreSQL sees 0, 1 for "there is no such file", or 200, which stops it:
-// it takes 1 to 125 for the end of WAL, and a crash or a missing binary must
-// not look like that.
+// quoted for the shell, each % doubled. It is run unless the file is ready.
+// Whatever its exit code is, PostgreSQL sees 0, 1 for "there is no such file",
+// or 200, which stops it: it takes 1 to 125 for the end of WAL, and a crash or a
+// missing binary must not look like that.
 func RestoreCommand(command []string) string {
 	words := make([]string, len(command))
 	for i, w := range command {
 		words[i] = strings.ReplaceAll(hint.Quote(w), "%", "%%")
 	}
-	return strings.Join(words, " ") + " %f %p || { [ $? -eq 1 ] && exit 1; exit 200; }"
+	return takeReady + " || " + strings.Join(words, " ") + " %f %p || { [ $? -eq 1 ] && exit 1; exit 200; }"
 }
 
 var settingLine = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(?:=|\s)`)

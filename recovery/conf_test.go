@@ -3,7 +3,9 @@ package recovery
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -168,13 +170,73 @@ func TestRestoreCommandShell(t *testing.T) {
 	}
 }
 
+// TestRestoreCommandTakesReady: the shell takes what is ready, of this start only,
+// and whatever comes of that, it or the program answers.
+func TestRestoreCommandTakesReady(t *testing.T) {
+	const pid = "4711\n/data\n1700000000\n5432\n/tmp\n*\n"
+	for _, c := range []struct {
+		name, pid, left string
+		mv              string // instead of the real one
+		taken           bool
+	}{
+		{"ready", pid, "000000010000000000000001.1700000000", "", true},
+		{"nothing", pid, "log", "", false},
+		{"another segment", pid, "000000010000000000000002.1700000000", "", false},
+		{"under way", pid, "000000010000000000000001.1700000000.walstream", "", false},
+		{"of another start", pid, "000000010000000000000001.1690000000", "", false},
+		{"of an older version", pid, "000000010000000000000001.1", "", false},
+		{"of no start", pid, "000000010000000000000001", "", false},
+		{"odd directory", "4711\n/a\nb\n1700000000\n5432\n", "000000010000000000000001.1700000000", "", false},
+		{"pid file cut", "4711\n/data\n", "000000010000000000000001.", "", false},
+		{"no pid file", "", "000000010000000000000001.", "", false},
+		{"mv fails", pid, "000000010000000000000001.1700000000", "exit 1", false},
+		{"mv killed", pid, "000000010000000000000001.1700000000", "kill -9 $$", false},
+		{"mv is no program", pid, "000000010000000000000001.1700000000", "-", false},
+		{"mv killed after it", pid, "000000010000000000000001.1700000000", `/bin/mv "$@"; kill -9 $$`, false},
+	} {
+		for code, want := range map[string]int{"0": 0, "1": 1, "2": 200, "127": 200, "200": 200} {
+			dir := t.TempDir()
+			t.Chdir(dir)
+			files := map[string]string{"pg_wal/walstream.prefetch/" + c.left: "ready", "bin/mv": "#!/bin/sh\n" + c.mv + "\n"}
+			if c.pid != "" {
+				files["postmaster.pid"] = c.pid
+			}
+			for name, text := range files {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(text), 0o700)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := "/usr/bin:/bin"
+			switch c.mv {
+			case "":
+			case "-":
+				path = dir
+			default:
+				path = dir + "/bin:" + path
+			}
+			t.Setenv("PATH", path)
+			got := runShell(t, RestoreCommand([]string{"/bin/sh", "-c", `printf %s "$*" >asked; exit ` + code}))
+			asked, _ := os.ReadFile("asked")
+			if c.taken {
+				taken, err := os.ReadFile("pg_wal/RECOVERYXLOG")
+				_, left := os.Lstat("pg_wal/walstream.prefetch/" + c.left)
+				if got != 0 || string(taken) != "ready" || len(asked) > 0 || !errors.Is(left, os.ErrNotExist) {
+					t.Errorf("%s: %d, %q, %v; %v; the program was asked: %q", c.name, got, taken, err, left, asked)
+				}
+			} else if got != want || string(asked) != "pg_wal/RECOVERYXLOG" {
+				t.Errorf("%s, then exit %s: %d, want %d; the program was asked: %q", c.name, code, got, want, asked)
+			}
+		}
+	}
+}
+
 func expand(command string) string {
 	return strings.NewReplacer("%%", "%", "%f", "000000010000000000000001", "%p", "pg_wal/RECOVERYXLOG").Replace(command)
 }
 
 func runShell(t *testing.T, command string) int {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", expand(command))
+	cmd := exec.Command("/bin/sh", "-c", expand(command))
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

@@ -26,6 +26,9 @@ const (
 	// prefetchBeat is how often a server sees whether it is still wanted, and
 	// tells those who wait that it lives.
 	prefetchBeat = time.Second
+	// prefetchLook is how often it sees whether segments were taken: about as
+	// soon as a process that is started to ask would have told it.
+	prefetchLook = 5 * time.Millisecond
 )
 
 // PrefetchConfig says what a [Prefetcher] fetches.
@@ -39,6 +42,8 @@ type PrefetchConfig struct {
 	Key string
 	// Room is how many bytes of segments may wait.
 	Room int64
+	// Start is [ServerStart].
+	Start int64
 	// Check is called each second and before each answer. Its error ends the
 	// server: nobody wants it, or it is not what it was when it was started.
 	Check func() error
@@ -48,7 +53,8 @@ type PrefetchConfig struct {
 // them: those of the plan in its order, without one those that follow on the
 // timeline. Those are whole segments only. What it means that there is none, and
 // whether a history exists, it finds out at the moment of the question, as
-// [WalGet] does; of trouble it says nothing.
+// [WalGet] does; of trouble it says nothing. Segments that are ready are taken
+// by the restore_command without a question (see [RestoreCommand]).
 type Prefetcher struct {
 	cfg  PrefetchConfig
 	plan *Plan // nil when there is none
@@ -62,7 +68,7 @@ type Prefetcher struct {
 	changed sync.Cond // window, or Run ends
 	window  []*flight // what was asked for last, and what follows it
 	flights int       // so far
-	asked   time.Time // last
+	asked   time.Time // last, or taken
 }
 
 // NewPrefetcher opens the archive, or asks the server of From. On an error the
@@ -109,13 +115,17 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 	return errors.Join(err, p.cfg.Dir.remove())
 }
 
-// watch ends the server when it is not wanted any more.
+// watch sees what is taken, and ends the server when it is not wanted any more.
 func (p *Prefetcher) watch(ctx context.Context) {
 	tick := time.NewTicker(prefetchBeat)
 	defer tick.Stop()
+	look := time.NewTicker(prefetchLook)
+	defer look.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
+		case <-look.C:
+			p.taken()
 		case <-tick.C:
 			p.mu.Lock()
 			idle := time.Since(p.asked) > prefetchIdle

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,9 @@ import (
 	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/segment"
 )
+
+// testStart is when the server was started, by its postmaster.pid.
+const testStart = 1700000000
 
 // ahead is a prefetching server of a getter's archive, which counts how often
 // each object is read.
@@ -56,7 +60,7 @@ func (g *getter) prefetch(t *testing.T, after string, room int64, change func(*a
 	ctx, a.end = context.WithCancel(t.Context())
 	p, err := NewPrefetcher(ctx, PrefetchConfig{
 		WalGetConfig: WalGetConfig{Open: func(ctx context.Context) (*archive.Archive, error) { return archive.Open(ctx, counting) }, Spool: g.spool},
-		Dir:          a.dir, Key: "key", Room: room,
+		Dir:          a.dir, Key: "key", Room: room, Start: testStart,
 		Check: func() error { a.mu.Lock(); defer a.mu.Unlock(); return a.gone },
 	})
 	if err != nil {
@@ -104,6 +108,22 @@ func (a *ahead) takes(t *testing.T, file string, body []byte) {
 	have, _ := os.ReadFile(a.target())
 	if (out == Delivered) != (body != nil) || !bytes.Equal(have, body) {
 		t.Errorf("%s: %d with %d bytes, %v", file, out.ExitCode(), len(have), err)
+	}
+}
+
+// takesReady takes a segment as the restore_command does.
+func (a *ahead) takesReady(t *testing.T, id segment.ID, body []byte) {
+	t.Helper()
+	name := fmt.Sprintf("%s.%d", id.Name(testSize), testStart)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := os.Rename(filepath.Join(a.dir.path, name), a.target()); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if have, err := os.ReadFile(a.target()); !bytes.Equal(have, body) {
+		t.Errorf("%s: %d bytes, %v", name, len(have), err)
 	}
 }
 
@@ -223,6 +243,37 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// What is taken without a question counts as one. The last segment that was
+// taken may be asked for again.
+func TestPrefetchTaken(t *testing.T) {
+	g := longGetter(t)
+	a := g.prefetch(t, "", 2*int64(testSize), nil)
+	a.takes(t, seg(1, 1), nth(g.wal, 0))
+	for no := uint64(2); no <= 8; no++ {
+		a.takesReady(t, segment.ID{Timeline: 1, No: no}, nth(g.wal, int(no)-1))
+	}
+	a.ready(t, seg(1, 9))
+	a.server.mu.Lock()
+	a.server.asked = time.Time{}
+	a.server.mu.Unlock()
+	a.takesReady(t, segment.ID{Timeline: 1, No: 9}, nth(g.wal, 8))
+	a.ready(t)
+	for asked := (time.Time{}); asked.IsZero(); time.Sleep(time.Millisecond) {
+		a.server.mu.Lock()
+		asked = a.server.asked
+		a.server.mu.Unlock()
+	}
+	for no := uint64(1); no <= 9; no++ {
+		if n := a.count(seg(1, no)); n != 1 {
+			t.Errorf("segment %d was fetched %d times", no, n)
+		}
+	}
+	a.takes(t, seg(1, 9), nth(g.wal, 8))
+	a.takes(t, seg(1, 10), nil)
+	a.takes(t, seg(1, 3), nth(g.wal, 2))
+	a.takesReady(t, segment.ID{Timeline: 1, No: 4}, nth(g.wal, 3))
+}
+
 // Of a segment that is not whole only the moment of the question can tell how
 // much there is of it.
 func TestPrefetchWholeSegmentsOnly(t *testing.T) {
@@ -281,6 +332,7 @@ func TestPrefetchForgotten(t *testing.T) {
 	for a.count(seg(1, 2))+a.count(seg(1, 3))+a.count(seg(1, 4))+a.count(seg(1, 5)) < prefetchJobs {
 		time.Sleep(time.Millisecond)
 	}
+	a.ready(t) // what is under way has another name
 	asked := make(chan bool)
 	go func() {
 		out, _ := g.served("key", seg(1, 9), ready.Silence)
@@ -316,6 +368,7 @@ func TestPrefetchTrouble(t *testing.T) {
 	a.takes(t, seg(1, 4), nth(g.wal, 3))
 	a.takes(t, seg(1, 5), nil)
 	a.takes(t, seg(1, 6), nth(g.wal, 5))
+	a.ready(t, seg(1, 7), seg(1, 8), seg(1, 9))
 }
 
 // A server that has the archive open does not say what is absent when the
@@ -409,7 +462,7 @@ func TestPrefetchAfterCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(left.path, seg(1, 2)+".1"), []byte("torn"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(left.path, fmt.Sprintf("%s.%d", seg(1, 2), testStart)), []byte("another"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	left.Close() // the process is gone

@@ -17,7 +17,7 @@ import (
 // flight is the way of one segment into the directory.
 type flight struct {
 	id     segment.ID
-	name   string // in the directory, of this flight only
+	name   string // in the directory: of this flight only, until it is ready
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error // once done
@@ -55,23 +55,42 @@ func (p *Prefetcher) following(id segment.ID) (next segment.ID, ok bool) {
 	return id.Next(), true
 }
 
-// slide makes the window begin with a segment, and returns its flight. Those
-// that are in it stay; but one that was asked for may be gone, or may not have
-// been there when it was tried.
+// slide makes the window begin with a segment that was asked for, and returns its
+// flight. An earlier one may be gone, or have failed.
 func (p *Prefetcher) slide(id segment.ID) *flight {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.window = slices.DeleteFunc(p.window, func(f *flight) bool { return f.id == id && p.spent(f) })
+	p.begin(id)
+	return p.window[0]
+}
+
+// taken slides the window to the last of the segments that were taken without a
+// question. PostgreSQL wants them in order.
+func (p *Prefetcher) taken() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := 0
+	for last+1 < len(p.window) && p.window[last+1].isDone() && p.window[last+1].err == nil && p.spent(p.window[last+1]) {
+		last++
+	}
+	if last > 0 {
+		p.begin(p.window[last].id)
+	}
+}
+
+// begin makes the window begin with a segment. Flights that are in it stay.
+func (p *Prefetcher) begin(id segment.ID) {
 	p.asked = time.Now()
 	old := p.window
 	p.window = nil
 	ok := true
 	for room := p.cfg.Room; ok && (room >= 0 || len(p.window) == 0); room -= int64(p.size) {
-		i := slices.IndexFunc(old, func(f *flight) bool { return f.id == id })
-		if i >= 0 && (len(p.window) > 0 || !p.spent(old[i])) {
+		if i := slices.IndexFunc(old, func(f *flight) bool { return f.id == id }); i >= 0 {
 			p.window = append(p.window, old[i])
 		} else {
 			p.flights++
-			f := &flight{id: id, name: fmt.Sprintf("%s.%d", id.Name(p.size), p.flights), done: make(chan struct{}), cancel: func() {}}
+			f := &flight{id: id, name: fmt.Sprintf("ahead.%d", p.flights), done: make(chan struct{}), cancel: func() {}}
 			p.window = append(p.window, f)
 		}
 		id, ok = p.following(id)
@@ -82,7 +101,6 @@ func (p *Prefetcher) slide(id segment.ID) *flight {
 		}
 	}
 	p.changed.Broadcast()
-	return p.window[0]
 }
 
 func (p *Prefetcher) place(f *flight) string { return filepath.Join(p.cfg.Dir.path, f.name) }
@@ -120,12 +138,23 @@ func (p *Prefetcher) work(ctx context.Context) {
 		f.err = p.fetch(ctx, f)
 		p.mu.Lock()
 		f.cancel()
+		if f.err == nil && !f.dropped {
+			f.err = p.makeReady(f)
+		}
 		close(f.done)
 		if f.dropped {
 			p.drop(f)
 		}
 		p.mu.Unlock()
 	}
+}
+
+// makeReady gives a segment that is verified and synced the name by which it is
+// taken.
+func (p *Prefetcher) makeReady(f *flight) error {
+	from := p.place(f)
+	f.name = fmt.Sprintf("%s.%d", f.id.Name(p.size), p.cfg.Start)
+	return os.Rename(from, p.place(f))
 }
 
 // take waits for the next flight that can begin; nil at the end. Behind a

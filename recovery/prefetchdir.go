@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,9 +23,26 @@ type PrefetchDir struct {
 	listener *net.UnixListener
 }
 
+// ServerStart is when the server of a data directory was started: the third line
+// of its postmaster.pid. The names of segments that are ready end with it, so that
+// the restore_command takes none that came here in another way: with a copy of
+// another data directory, whole or not, by pg_rewind, or from an archive that this
+// one recovered from before it was started.
+func ServerStart(dir string) (int64, error) {
+	body, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	lines := strings.SplitN(string(body), "\n", 4)
+	if len(lines) < 4 {
+		return 0, errors.New("postmaster.pid is cut off")
+	}
+	return strconv.ParseInt(lines[2], 10, 64)
+}
+
 // ClaimPrefetchDir makes the directory in pg_wal. What is left there of an
-// earlier server is removed: who knows whether it is whole. An error with
-// unix.EWOULDBLOCK means that one is running.
+// earlier server is removed: it may not be what this one would fetch. An error
+// with unix.EWOULDBLOCK means that one is running.
 func ClaimPrefetchDir(wal string) (_ *PrefetchDir, err error) {
 	d := &PrefetchDir{path: filepath.Join(wal, ready.Name)}
 	if err := os.Mkdir(d.path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -21,6 +21,7 @@ import (
 	"github.com/walstream/walstream/internal/chaos"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/recovery"
 )
 
 // minRows is how many acknowledged commits a round has at least.
@@ -246,7 +247,8 @@ func (r *chaosRound) begin() {
 	testkit.Run(r.t, filepath.Join(r.primary.Bin, "pg_basebackup"), "-d", r.primary.Conninfo()+" application_name=standby", "-D", data, "-R", "-X", "stream", "-c", "fast", "-N")
 	r.standby = testkit.Adopt(r.t, data)
 	r.standby.ListenTCP()
-	r.standby.Configure(fmt.Sprintf("restore_command = 'WALSTREAM_ARCHIVE=%s WALSTREAM_SPOOL=%s %s wal-get --on-error fatal %%f %%p || { [ $? -eq 1 ] && exit 1; exit 200; }'", r.archive, r.spool, r.bin))
+	command := recovery.RestoreCommand([]string{"env", "WALSTREAM_ARCHIVE=" + r.archive, "WALSTREAM_SPOOL=" + r.spool, r.bin, "wal-get", "--on-error", "fatal"})
+	r.standby.Configure(recovery.Setting{Name: "restore_command", Value: command}.String())
 	r.standby.Start()
 	if r.second != nil {
 		r.second.Set(map[string]any{"upstream": address(r.standby), "enabled": true})

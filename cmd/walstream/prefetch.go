@@ -23,7 +23,7 @@ import (
 // PostgreSQL can end the call without it.
 func (a *app) startPrefetching(c *config.Loaded) (r ready.Request, started bool, err error) {
 	r, ok := ready.Parse(a.line, a.environ)
-	if !ok || r.File != a.args[0] || r.Path != a.args[1] || c.RestorePrefetch == 0 || !recovering(".") {
+	if !ok || r.File != a.args[0] || r.Path != a.args[1] || c.RestorePrefetch == 0 || recovering(".") == 0 {
 		return r, false, nil
 	}
 	dir, err := recovery.ClaimPrefetchDir(r.Dir)
@@ -84,7 +84,8 @@ func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recove
 	if !ok {
 		return errors.New(ready.ServerFlag + " is not for people")
 	}
-	check, err := wanted(c, conf.Spool)
+	start := recovering(".")
+	check, err := wanted(c, conf.Spool, start)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recove
 		conf.Log.Warn().Err(err).Msg("setpriority")
 	}
 	p, err := recovery.NewPrefetcher(ctx, recovery.PrefetchConfig{
-		WalGetConfig: conf, Dir: dir, Key: request.Key, Room: int64(c.RestorePrefetch), Check: check,
+		WalGetConfig: conf, Dir: dir, Key: request.Key, Room: int64(c.RestorePrefetch), Start: start, Check: check,
 	})
 	if err != nil {
 		return err
@@ -105,18 +106,21 @@ func (a *app) servePrefetched(ctx context.Context, c *config.Loaded, conf recove
 	return p.Run(ctx)
 }
 
-// recovering says whether a server recovers in a data directory.
-func recovering(dir string) bool {
-	has := func(name string) bool {
-		_, err := os.Stat(filepath.Join(dir, name))
-		return err == nil
+// recovering is the start of the server that recovers in a data directory, 0 if
+// none does.
+func recovering(dir string) int64 {
+	for _, signal := range []string{"recovery.signal", "standby.signal"} {
+		if _, err := os.Stat(filepath.Join(dir, signal)); err == nil {
+			start, _ := recovery.ServerStart(dir) // that it has no postmaster.pid is one reason
+			return start
+		}
 	}
-	return has("postmaster.pid") && (has("recovery.signal") || has("standby.signal"))
+	return 0
 }
 
-// wanted makes the check that this recovery goes on with this program and the
-// settings as they are.
-func wanted(c *config.Loaded, spool string) (func() error, error) {
+// wanted makes the check that the recovery of this start goes on with this
+// program and the settings as they are.
+func wanted(c *config.Loaded, spool string, start int64) (func() error, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, err
@@ -125,13 +129,13 @@ func wanted(c *config.Loaded, spool string) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []string{program, c.File, c.IdentityFile, filepath.Join(spool, "walstream.json"), filepath.Join(spool, "plan.json")}
+	files := []string{program, c.File, c.IdentityFile, filepath.Join(dir, "postgresql.auto.conf"), filepath.Join(spool, "walstream.json"), filepath.Join(spool, "plan.json")}
 	before := make([]os.FileInfo, len(files))
 	for i, name := range files {
 		before[i], _ = os.Stat(name) // that it is not there may change, too
 	}
 	return func() error {
-		if !recovering(dir) {
+		if start == 0 || recovering(dir) != start {
 			return errors.New("recovery has ended")
 		}
 		for i, name := range files {

@@ -9,9 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/walstream/walstream/internal/ready"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/segment"
 )
 
 // servers are the prefetching servers of a program.
@@ -44,14 +46,22 @@ func (p *replay) noServers(t *testing.T) {
 }
 
 // toServer is [replay.to] where the segment that is asked for was fetched ahead.
-func (p *replay) toServer(t *testing.T, file, restored string, options ...string) *testkit.Cluster {
+func (p *replay) toServer(t *testing.T, file, restored, option string) *testkit.Cluster {
 	t.Helper()
-	c := p.to(t, file, restored, append(options, prefetching)...)
-	testkit.Wait(t, "a prefetched segment", func() (bool, string) {
-		names, err := filepath.Glob(p.dir + "/pg_wal/walstream.prefetch/" + p.middle.Name(mib) + ".*")
-		return file != p.middle.Name(mib) || len(names) == 1 && filepath.Ext(names[0]) != ".walstream", fmt.Sprint(names, err, c.Log())
-	})
+	c := p.to(t, file, restored, option)
+	if file == p.middle.Name(mib) {
+		p.ready(t, c, p.middle)
+	}
 	return c
+}
+
+// ready waits until a segment has been fetched ahead.
+func (p *replay) ready(t *testing.T, c *testkit.Cluster, id segment.ID) {
+	t.Helper()
+	testkit.Wait(t, "a prefetched segment", func() (bool, string) {
+		names, err := filepath.Glob(p.dir + "/pg_wal/walstream.prefetch/" + id.Name(mib) + ".*")
+		return len(names) == 1, fmt.Sprint(names, err, c.Log())
+	})
 }
 
 // throughServer is trouble while a server fetches segments ahead. It may hide
@@ -62,7 +72,7 @@ func (p *replay) throughServer(t *testing.T) {
 			break
 		}
 		t.Run(d.name+", behind a server", func(t *testing.T) {
-			c := p.toServer(t, cmp.Or(d.at, p.middle.Name(mib)), "end")
+			c := p.toServer(t, cmp.Or(d.at, p.middle.Name(mib)), "end", prefetching)
 			d.do(t)
 			p.open()
 			ended := false
@@ -100,12 +110,32 @@ func (p *replay) throughServer(t *testing.T) {
 		{"server stopped", "", signal(syscall.SIGSTOP), signal(syscall.SIGCONT)},
 	} {
 		t.Run(d.name, func(t *testing.T) {
-			c := p.toServer(t, p.middle.Name(mib), "end")
+			c := p.toServer(t, p.middle.Name(mib), "end", "--restore-prefetch 8MiB")
+			next := p.middle.Next()
+			p.ready(t, c, next)
 			d.do(t)
 			p.open()
 			p.complete(t, c)
+			if n := p.started(p.middle.Name(mib)) + p.started(next.Name(mib)); n > 0 || p.started("00000003.history") == 0 {
+				t.Errorf("the program was started %d times for what was ready", n)
+			}
 			d.repair(t)
 			p.noServers(t)
 		})
 	}
+	t.Run("all killed", func(t *testing.T) { // what is left is of an earlier start
+		c := p.toServer(t, p.middle.Name(mib), "end", prefetching)
+		start := recovering(p.dir)
+		signal(syscall.SIGKILL)(t)
+		c.Stop(syscall.SIGQUIT)
+		left := fmt.Sprintf("%s/pg_wal/walstream.prefetch/%s.%d", p.dir, p.middle.Name(mib), start)
+		flip(t, left, int(mib)/2)
+		for time.Now().Unix() == start {
+			time.Sleep(10 * time.Millisecond)
+		}
+		c = testkit.Adopt(t, p.dir)
+		c.Start()
+		p.complete(t, c)
+		p.noServers(t)
+	})
 }

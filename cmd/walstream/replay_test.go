@@ -23,8 +23,9 @@ import (
 // into the middle of its replay: to where PostgreSQL asks for a certain file.
 type replay struct {
 	*world
-	program string // what restore_command runs: a gate before program.real
+	program string // what restore_command runs: says so in gate/started, and is program.real
 	gate    string // holds file, the name at which to wait, then reached, then open
+	wait    string // what waits there, before all else in restore_command
 	config  string
 	dir     string // the data directory of the moment, beside it its .walstream
 	sets    []*writers
@@ -34,13 +35,15 @@ type replay struct {
 }
 
 const gateScript = `#!/bin/sh
-for arg; do file=$path; path=$arg; done
 cd GATE
-if [ "$file" = "$(cat file)" ] && [ ! -e reached ]; then
+if [ "$1" = "$(cat file)" ] && [ ! -e reached ]; then
 	: > reached
 	while [ ! -e open ]; do sleep 0.02; done
 fi
-cd "$OLDPWD"
+`
+
+const startScript = `#!/bin/sh
+echo "$@" >>GATE/started
 exec "$0.real" "$@"
 `
 
@@ -50,7 +53,7 @@ exec "$0.real" "$@"
 func newReplay(t *testing.T) *replay {
 	w := newWorld(t, testkit.Config{SegmentSizeMB: 1})
 	p := &replay{
-		world: w, program: filepath.Join(w.dir, "walstream"), gate: filepath.Join(w.dir, "gate"),
+		world: w, program: filepath.Join(w.dir, "walstream"), gate: filepath.Join(w.dir, "gate"), wait: filepath.Join(w.dir, "wait"),
 		config: filepath.Join(w.dir, "walstream.yml"), dir: filepath.Join(w.dir, "data"), segments: filepath.Join(w.archive, "wal", "00000002"),
 	}
 	testkit.Run(t, "cp", w.bin, p.program)
@@ -84,7 +87,9 @@ func newReplay(t *testing.T) *replay {
 	}
 	move(t, p.program, p.program+".real")
 	w.bin += ".real"
-	p.write(p.program, strings.ReplaceAll(gateScript, "GATE", p.gate), 0o755)
+	for name, script := range map[string]string{p.wait: gateScript, p.program: startScript} {
+		p.write(name, strings.ReplaceAll(script, "GATE", p.gate), 0o755)
+	}
 	return p
 }
 
@@ -130,6 +135,7 @@ func (p *replay) to(t *testing.T, file, restored string, options ...string) *tes
 	if err != nil {
 		t.Fatal(err)
 	}
+	b = bytes.Replace(b, []byte("restore_command = '"), []byte("restore_command = '"+p.wait+" %f; "), 1)
 	for _, option := range options {
 		name, _, _ := strings.Cut(option, " ")
 		b = regexp.MustCompile(name+" [^ ]+").ReplaceAll(b, []byte(option))
@@ -144,6 +150,16 @@ func (p *replay) to(t *testing.T, file, restored string, options ...string) *tes
 	c.Launch()
 	testkit.Wait(t, "PostgreSQL to ask for "+file, func() (bool, string) { return exists(p.gate + "/reached"), c.Log() })
 	return c
+}
+
+// started is how often the program was started for a file.
+func (p *replay) started(file string) int {
+	p.t.Helper()
+	b, err := os.ReadFile(p.gate + "/started")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.Count(string(b), " "+file+" ")
 }
 
 func (p *replay) open() { p.write(p.gate+"/open", "", 0o600) }

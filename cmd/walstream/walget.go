@@ -71,8 +71,10 @@ answers at that URL, and what it sends is verified here too.
 
 During recovery the first call leaves a process behind that fetches the segments
 that will be asked for next into pg_wal/walstream.prefetch, and verifies them.
-Later calls have only to rename them. It ends with the recovery, and takes that
-directory along; if it was killed then, the directory can be removed.`,
+Later calls have only to rename them. The restore_command that restore writes
+does that by itself, and calls wal-get for what is not ready. The process ends
+with the recovery, and takes that directory along; if it was killed then, the
+directory can be removed.`,
 		RunE: a.runs(func(ctx context.Context, args []string) error {
 			if server {
 				return a.prefetch(ctx, from)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/recovery"
 	"github.com/walstream/walstream/wal"
 )
 
@@ -53,14 +54,14 @@ func TestReplay(t *testing.T) {
 	testkit.Run(t, "sh", "-c", fmt.Sprintf("cp %s/pg_wal/00000001* %s", s.primary.DataDir, segments))
 	os.RemoveAll(s.primary.DataDir)
 
-	walGet := s.product + " wal-get"
-	far := fmt.Sprintf(`AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY="%s" WALSTREAM_S3_ENDPOINT=https://%s WALSTREAM_S3_PATH_STYLE=true WALSTREAM_S3_CA_FILE=%s `,
-		testkit.S3Access, testkit.S3Secret, s.away(store.address), store.ca)
+	near := []string{s.product, "wal-get", "--archive", archive}
+	far := []string{"env", "AWS_ACCESS_KEY_ID=" + testkit.S3Access, "AWS_SECRET_ACCESS_KEY=" + testkit.S3Secret, "WALSTREAM_S3_ENDPOINT=https://" + s.away(store.address),
+		"WALSTREAM_S3_PATH_STYLE=true", "WALSTREAM_S3_CA_FILE=" + store.ca, s.product, "wal-get", "--archive", "s3://" + bucket + "/ours"}
 	sources := []source{
 		{name: "`cp` from a directory", command: "cp " + segments + "/%f %p"},
 		{name: "pg_wal, all of it is there", command: "false", inPlace: true},
-		{name: "`wal-get`, archive in a directory", command: walGet + " --archive " + archive + " %f %p"},
-		{name: fmt.Sprintf("`wal-get`, archive in S3, %s away", storeTrip), command: far + walGet + " --archive s3://" + bucket + "/ours %f %p"},
+		{name: "`wal-get`, archive in a directory", command: recovery.RestoreCommand(near)},
+		{name: fmt.Sprintf("`wal-get`, archive in S3, %s away", storeTrip), command: recovery.RestoreCommand(far)},
 	}
 	rounds := min(s.plan.catchUpPairs, 3)
 	fmt.Printf("\n### Recovery along %d segments of WAL of pgbench\n\n%s; median of %d alternating rounds.\n\n", (end-start)>>24, s.conditions(), rounds)
@@ -91,7 +92,7 @@ func (s *stand) recover(src source, base, segments, data string) float64 {
 		testkit.Run(s.t, "sh", "-c", "cp "+segments+"/0* "+data+"/pg_wal")
 	}
 	c := testkit.Adopt(s.t, data)
-	c.Configure("restore_command = '"+src.command+"'", "hot_standby = off")
+	c.Configure(recovery.Setting{Name: "restore_command", Value: src.command}.String(), "hot_standby = off")
 	if err := os.WriteFile(data+"/recovery.signal", nil, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
