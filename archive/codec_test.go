@@ -16,7 +16,7 @@ import (
 	"testing/iotest"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )

@@ -26,6 +26,26 @@ type rehearsal struct {
 // is not changed. It takes memory for those headers.
 func Rehearse(store Store) Store { return &rehearsal{Store: store, wrote: map[string][]byte{}} }
 
+// Absent is a store that is yet to be made at location, to be rehearsed only.
+func Absent(location string) Store { return absent{location: location} }
+
+type absent struct {
+	Store    // nil: what changes something is never asked of it
+	location string
+}
+
+func (a absent) String() string { return a.location }
+
+func (absent) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {
+	return nil, ErrNotExist
+}
+
+func (absent) Stat(context.Context, string) (Info, error) { return Info{}, ErrNotExist }
+
+func (absent) List(context.Context, string, string) iter.Seq2[Info, error] {
+	return func(func(Info, error) bool) {}
+}
+
 // Put implements [Store]. It reads body to its end, so that its errors show.
 func (r *rehearsal) Put(ctx context.Context, name string, body io.Reader) error {
 	_, err := r.Stat(ctx, name)
@@ -117,3 +137,6 @@ func (r *rehearsal) Confirm(ctx context.Context, name string) error {
 	_, err := r.Stat(ctx, name)
 	return err
 }
+
+// Swap implements [Store]. No dry run needs it.
+func (r *rehearsal) Swap(context.Context, string, []byte, []byte) error { return errors.ErrUnsupported }

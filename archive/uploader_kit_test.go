@@ -15,8 +15,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/testkit/memfs"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"

@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // found is what import sees below a directory, with its WAL imported.

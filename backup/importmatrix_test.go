@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // TestImportMatrix imports backups of each major version that the machine's

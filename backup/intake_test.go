@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // takeIn passes a tar stream, of which each read gives at most size bytes, and

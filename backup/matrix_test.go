@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // TestMatrix takes backups of servers of each major version, a good one and

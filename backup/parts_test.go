@@ -11,7 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 func newParts(t testing.TB, store archive.Store) *partWriter {

@@ -14,8 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // slow is a store that takes 100 ms to answer, and 1 ms for each byte.

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/ready"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 )
 

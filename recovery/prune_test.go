@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )

@@ -22,9 +22,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/hint"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
 // made is a backup made by hand, so that each of its details can be wrong.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/backup"
 	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
@@ -151,7 +150,7 @@ func (a *app) openForImport(ctx context.Context, c *config.Loaded, t *takeover) 
 	}
 	store, err := locate(ctx, c, !t.dryRun, true)
 	if t.dryRun && errors.Is(err, archive.ErrNoDirectory) {
-		store, err = memstore.New(), nil
+		store, err = archive.Absent(c.Archive), nil
 	}
 	if err != nil {
 		return err

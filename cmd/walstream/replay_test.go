@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/walstream/walstream/archive"
-	"github.com/walstream/walstream/archive/memstore"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/testkit"
+	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
 	"github.com/walstream/walstream/segment"
 )

@@ -1,5 +1,4 @@
-// Package memstore is an [archive.Store] in memory: for tests, and for the import
-// that only shows what it would do.
+// Package memstore is an [archive.Store] in memory, for tests.
 package memstore
 
 import (
