@@ -18,13 +18,7 @@ const walPage = 8192 // XLOG_BLCKSZ
 // how many bytes of it there are.
 func (i *importer) beginning(ctx context.Context, f ImportFile, id segment.ID, data io.ReaderAt, n int64, before *Header) error {
 	size := i.a.identity.SegmentSize
-	cfg := i.a.identity.ScanConfig(id)
-	if before != nil {
-		cfg.Carry = before.Carry
-	}
-	if before != nil && before.Carry == nil {
-		cfg.Prev = before.LastRecord
-	}
+	cfg := i.a.scanBehind(id, before)
 	end, why, err := wal.ValidEnd(data, cfg, n)
 	if err != nil {
 		return &FileError{f.Path, err}

@@ -28,21 +28,24 @@ func (a *Archive) Describe(p Piece, data io.ReaderAt, before *Header) (*Header, 
 type reading struct {
 	a      *Archive
 	before *Header
-	link   *linkCheck
 	scan   *wal.Summarizer
 	start  wal.LSN
 	at     int64 // up to where it was read
 }
 
 func (a *Archive) startReading(id segment.ID, before *Header) *reading {
+	cfg := a.scanBehind(id, before)
+	return &reading{a: a, before: before, scan: wal.NewSummarizer(cfg), start: cfg.Start}
+}
+
+// scanBehind is what to scan a segment with that follows the one with the header
+// before, nil if that is not known.
+func (a *Archive) scanBehind(id segment.ID, before *Header) wal.ScanConfig {
 	cfg := a.identity.ScanConfig(id)
-	r := &reading{a: a, before: before, link: &linkCheck{before: before}, start: cfg.Start}
-	cfg.OnRecord = r.link.onRecord
 	if before != nil {
-		cfg.Carry = before.Carry
+		cfg.Carry, cfg.Prev = before.Carry, before.LastRecord
 	}
-	r.scan = wal.NewSummarizer(cfg)
-	return r
+	return cfg
 }
 
 // describe reads on to the end of p, which must not lie before that of the
@@ -55,8 +58,8 @@ func (r *reading) describe(p Piece, data io.ReaderAt) (*Header, error) {
 		&skipWriter{w: feeder{r.scan}, skip: r.at - from}, &skipWriter{w: io.MultiWriter(sum, crc), skip: p.From - from},
 	), io.NewSectionReader(data, from, p.To-from))
 	summary, carry, serr := r.scan.Finish()
-	if serr == nil {
-		serr = r.link.check(summary, r.start)
+	if b := r.before; serr == nil && summary.UnknownCarry && b != nil && b.Carry == nil && b.Records > 0 {
+		serr = &wal.EndError{LSN: r.start, Reason: "the segment continues a record, but the one before ends between two"}
 	}
 	var end *wal.EndError
 	switch {
@@ -106,30 +109,6 @@ func (f feeder) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// linkCheck checks the seam to the segment before where no record crosses it,
-// which the scanner cannot know.
-type linkCheck struct {
-	before *Header
-	seen   bool
-}
-
-func (l *linkCheck) onRecord(r *wal.Record) error {
-	first := !l.seen
-	l.seen = true
-	// After pg_resetwal the first record has no record before it.
-	if !first || l.before == nil || l.before.Carry != nil || l.before.LastRecord == 0 || r.Prev == 0 || r.Prev == l.before.LastRecord {
-		return nil
-	}
-	return &wal.EndError{LSN: r.LSN, Reason: fmt.Sprintf("the record follows one at %s, but the segment before ends in the one at %s", r.Prev, l.before.LastRecord)}
-}
-
-func (l *linkCheck) check(s wal.Summary, start wal.LSN) error {
-	if s.UnknownCarry && l.before != nil && l.before.Carry == nil && l.before.Records > 0 {
-		return &wal.EndError{LSN: start, Reason: "the segment continues a record, but the one before ends between two"}
-	}
-	return nil
 }
 
 // Before reads the header of the segment that precedes id on the way to its
