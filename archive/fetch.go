@@ -13,9 +13,6 @@ import (
 // firstRead is what is read of an object to find its header: most are shorter.
 const firstRead = 4 << 10
 
-// pageHeader is the size of a long page header (SizeOfXLogLongPHD).
-const pageHeader = 40
-
 // Header reads the header of a piece, without its WAL, and checks it against
 // the piece and the archive's identity. [ErrNotExist] is a definite answer.
 func (a *Archive) Header(ctx context.Context, p Piece) (*Header, error) {
@@ -95,8 +92,8 @@ func (a *Archive) fetchPiece(ctx context.Context, p Piece, w io.Writer) (*Header
 	if err := a.decoders.decode(o, h, first); err != nil {
 		return nil, err
 	}
-	if p.From == 0 {
-		if err := a.checkPage(p, first.b); err != nil {
+	if p.From == 0 { // the page header
+		if err := wal.NewScanner(a.identity.ScanConfig(p.ID)).Feed(first.b); err != nil {
 			return nil, &CorruptError{Object: name, What: "WAL", Have: err.Error(), Want: "that of this segment"}
 		}
 	}
@@ -110,15 +107,10 @@ type beginning struct {
 }
 
 func (f *beginning) Write(p []byte) (int, error) {
-	if len(f.b) < pageHeader {
-		f.b = append(f.b, p[:min(len(p), pageHeader-len(f.b))]...)
+	if len(f.b) < wal.OriginSize {
+		f.b = append(f.b, p[:min(len(p), wal.OriginSize-len(f.b))]...)
 	}
 	return f.w.Write(p)
-}
-
-// checkPage checks the page header with which a segment begins.
-func (a *Archive) checkPage(p Piece, b []byte) error {
-	return wal.NewScanner(a.identity.ScanConfig(p.ID)).Feed(b)
 }
 
 // Tails lists the tail objects of a segment by their start.

@@ -55,7 +55,7 @@ func (r *reading) describe(p Piece, data io.ReaderAt) (*Header, error) {
 	name, sum, crc := r.a.name(p), sha256.New(), crc32.New(castagnoli())
 	from := min(r.at, p.From)
 	n, err := io.Copy(io.MultiWriter(
-		&skipWriter{w: feeder{r.scan}, skip: r.at - from}, &skipWriter{w: io.MultiWriter(sum, crc), skip: p.From - from},
+		&skipWriter{w: r.scan, skip: r.at - from}, &skipWriter{w: io.MultiWriter(sum, crc), skip: p.From - from},
 	), io.NewSectionReader(data, from, p.To-from))
 	summary, carry, serr := r.scan.Finish()
 	if b := r.before; serr == nil && summary.UnknownCarry && b != nil && b.Carry == nil && b.Records > 0 {
@@ -99,16 +99,6 @@ func (h *Header) follow(before *Header) {
 	if before.RunningMax.After(h.RunningMax) {
 		h.RunningMax = before.RunningMax
 	}
-}
-
-// feeder reads WAL for its summary.
-type feeder struct{ scan *wal.Summarizer }
-
-func (f feeder) Write(p []byte) (int, error) {
-	if err := f.scan.Feed(p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }
 
 // Before reads the header of the segment that precedes id on the way to its

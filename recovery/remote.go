@@ -183,7 +183,7 @@ func (g *walGet) receive(f *os.File, body io.Reader, h http.Header) error {
 func (g *walGet) checkReceived(f *os.File, id segment.ID, padded int64) error {
 	identity := g.view.Identity
 	end := cmp.Or(padded, int64(identity.SegmentSize))
-	if _, err := io.Copy(scanWriter{wal.NewScanner(identity.ScanConfig(id))}, io.NewSectionReader(f, 0, end)); err != nil || padded == 0 {
+	if _, err := io.Copy(wal.NewScanner(identity.ScanConfig(id)), io.NewSectionReader(f, 0, end)); err != nil || padded == 0 {
 		return err
 	}
 	required, whole := g.needed(id)

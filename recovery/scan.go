@@ -266,7 +266,7 @@ func (g *gatherer) answerRecordAt(ctx context.Context, w Want) error {
 type feeder struct{ sum *wal.Summarizer }
 
 func (f feeder) Write(p []byte) (int, error) {
-	_ = f.sum.Feed(p) // stays, and Finish returns it
+	_, _ = f.sum.Write(p) // stays, and Finish returns it
 	return len(p), nil
 }
 

@@ -24,7 +24,7 @@ func BenchmarkScanner(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		z := wal.NewSummarizer(w.Config)
-		if err := z.Feed(w.Bytes); err != nil {
+		if _, err := z.Write(w.Bytes); err != nil {
 			b.Fatal(err)
 		}
 		if sum, _, err := z.Finish(); err != nil || sum.Commits == 0 {

@@ -260,7 +260,7 @@ func summaries(t *testing.T, s *stretch) {
 		cfg := s.config(i, carry, nil)
 		cfg.Prev = prev
 		z := wal.NewSummarizer(cfg)
-		_ = z.Feed(file) // Finish returns the same error
+		_, _ = z.Write(file) // Finish returns the same error
 		sum, next, err := z.Finish()
 		want := expectSummary(s, i, sum.ValidEnd)
 		got := sum

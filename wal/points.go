@@ -44,17 +44,9 @@ func ValidEnd(r io.ReaderAt, cfg ScanConfig, limit int64) (end LSN, why *EndErro
 
 // FeedAll feeds r to its end. Its errors are those of [Scanner.Feed], or of reading.
 func (s *Scanner) FeedAll(r io.Reader) error {
-	buf := make([]byte, readSize)
-	for {
-		n, err := r.Read(buf)
-		if ferr := s.Feed(buf[:n]); ferr != nil {
-			return ferr
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read WAL at %s: %w", s.pos, err)
-		}
+	_, err := io.CopyBuffer(s, r, make([]byte, readSize))
+	if err != nil && s.err == nil {
+		return fmt.Errorf("read WAL at %s: %w", s.pos, err)
 	}
+	return s.err
 }

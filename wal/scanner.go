@@ -97,6 +97,14 @@ func (s *Scanner) Feed(p []byte) error {
 	return s.err
 }
 
+// Write implements [io.Writer] by [Scanner.Feed].
+func (s *Scanner) Write(p []byte) (int, error) {
+	if err := s.Feed(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 // End is the end of the last complete, valid record: the place where the next
 // one starts, or the page header before it. Zeros behind an XLOG_SWITCH count
 // as part of it, as in PostgreSQL, as far as they were fed. Before the first

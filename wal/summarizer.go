@@ -18,14 +18,14 @@ func NewSummarizer(cfg ScanConfig) *Summarizer {
 	return z
 }
 
-// Feed takes the next bytes, in portions of any size. Its errors are those of
+// Write takes the next bytes, in portions of any size. Its errors are those of
 // [Scanner.Feed] and stay: after an [*EndError] the summary covers what was
 // valid.
-func (z *Summarizer) Feed(p []byte) error { return z.scan.Feed(p) }
+func (z *Summarizer) Write(p []byte) (int, error) { return z.scan.Write(p) }
 
 // Finish returns the summary of all that was fed, the carry with which the
 // next segment is read (nil at a record boundary), and the error with which
-// Feed stopped, if it did; the summary is then of the valid part.
+// Write failed, if it did; the summary is then of the valid part.
 func (z *Summarizer) Finish() (Summary, *Carry, error) {
 	sum := z.sum
 	if sum.Last != nil { // more may be fed

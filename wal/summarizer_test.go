@@ -29,7 +29,7 @@ func TestSummary(t *testing.T) {
 	b.Switch()
 
 	z := wal.NewSummarizer(b.Config)
-	if err := z.Feed(b.Bytes[:testSegment]); err != nil {
+	if _, err := z.Write(b.Bytes[:testSegment]); err != nil {
 		t.Fatal(err)
 	}
 	one, carry, err := z.Finish()
@@ -52,7 +52,7 @@ func TestSummary(t *testing.T) {
 	cfg.Start += testSegment
 	cfg.Carry = carry
 	z = wal.NewSummarizer(cfg)
-	if err := z.Feed(b.Bytes[testSegment:]); err != nil {
+	if _, err := z.Write(b.Bytes[testSegment:]); err != nil {
 		t.Fatal(err)
 	}
 	two, carry, err := z.Finish()
@@ -79,7 +79,7 @@ func TestSummaryInsideRecord(t *testing.T) {
 	for at := 0; at+testSegment <= len(b.Bytes); at += testSegment {
 		cfg.Start = testStart + wal.LSN(at)
 		z := wal.NewSummarizer(cfg)
-		if err := z.Feed(b.Bytes[at : at+testSegment]); err != nil {
+		if _, err := z.Write(b.Bytes[at : at+testSegment]); err != nil {
 			t.Fatal(err)
 		}
 		sum, carry, err := z.Finish()
@@ -108,7 +108,7 @@ func TestSummaryFirstRecordUnfinished(t *testing.T) {
 	b := build(15)
 	b.Noise(testSegment)
 	z := wal.NewSummarizer(b.Config)
-	if err := z.Feed(b.Bytes[:testSegment]); err != nil {
+	if _, err := z.Write(b.Bytes[:testSegment]); err != nil {
 		t.Fatal(err)
 	}
 	sum, _, err := z.Finish()
@@ -125,7 +125,7 @@ func TestSummaryOfBrokenSegment(t *testing.T) {
 	seen := 0
 	b.Config.OnRecord = func(*wal.Record) error { seen++; return nil }
 	z := wal.NewSummarizer(b.Config)
-	fed := z.Feed(b.Bytes)
+	_, fed := z.Write(b.Bytes)
 	sum, carry, err := z.Finish()
 	var end *wal.EndError
 	if !errors.As(err, &end) || end.LSN != bad.LSN || fed != err || carry != nil {
