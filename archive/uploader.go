@@ -26,9 +26,8 @@ type Source interface {
 	After(segment.Position) (segment.Sealed, bool)
 	// Release says that a piece is safe in the archive, or was deleted.
 	Release(segment.Sealed) error
-	// Histories lists the timelines of which History has the file.
-	Histories() []wal.Timeline
-	History(wal.Timeline) ([]byte, error)
+	// Histories are the history files of timelines; it must not be changed.
+	Histories() map[wal.Timeline][]byte
 }
 
 // UploaderConfig says what is stored where.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,17 +48,15 @@ func (u *Uploader) prepare(ctx context.Context, sealed segment.Sealed) (j *job, 
 // putHistories stores the history files that the source has, and makes sure
 // that tli's is in the archive. Another timeline's conflict stops only that.
 func (u *Uploader) putHistories(ctx context.Context, tli wal.Timeline) error {
-	for _, other := range u.cfg.Source.Histories() {
+	histories := u.cfg.Source.Histories()
+	for _, other := range slices.Sorted(maps.Keys(histories)) {
 		u.mu.Lock()
 		done := u.stored[other] || u.status.Stopped[other] != nil
 		u.mu.Unlock()
 		if done {
 			continue
 		}
-		body, err := u.cfg.Source.History(other)
-		if err == nil {
-			err = u.a.PutHistory(ctx, other, body)
-		}
+		err := u.a.PutHistory(ctx, other, histories[other])
 		if err != nil && other != tli && permanent(err) {
 			u.stop(other, err)
 			continue

@@ -5,14 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walstream/walstream/internal/pg"
-	"github.com/walstream/walstream/segment"
 )
 
 // connect takes of the hosts the primary that goes on with what is here.
@@ -42,7 +40,7 @@ func (r *Receiver) remember(ctx context.Context, srv *pg.Server) error {
 	}
 	_, branch := nextStep(srv.History, srv.System.FlushLSN, have, r.identity.SegmentSize)
 	_, known := r.sink.History(srv.System.Timeline)
-	if branch == nil && errors.Is(known, fs.ErrNotExist) {
+	if branch == nil && !known {
 		return saveHistories(ctx, srv, r.sink)
 	}
 	return nil
@@ -57,10 +55,8 @@ func (r *Receiver) suits(ctx context.Context, srv *pg.Server) error {
 	if err := srv.Identity.Match("server "+srv.Address(), r.identity); err != nil {
 		return err
 	}
-	if body, err := r.sink.History(srv.System.Timeline); err == nil {
-		if h, err := segment.ParseHistory(srv.System.Timeline, body); err != nil || !h.Equal(srv.History) {
-			return &BranchError{Server: srv.System.Timeline, Ours: srv.System.Timeline}
-		}
+	if h, known := r.sink.History(srv.System.Timeline); known && !h.Equal(srv.History) {
+		return &BranchError{Server: srv.System.Timeline, Ours: srv.System.Timeline}
 	}
 	if have, held := r.sink.Resume(); held {
 		if _, err := nextStep(srv.History, srv.System.FlushLSN, have, r.identity.SegmentSize); err != nil {

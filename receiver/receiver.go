@@ -24,8 +24,8 @@ type Sink interface {
 	// Resume is the newest timeline and its durable end, false for an empty
 	// sink.
 	Resume() (segment.Position, bool)
-	// History is a saved history file, fs.ErrNotExist when there is none.
-	History(tli wal.Timeline) ([]byte, error)
+	// History is what a saved history file says, false when there is none.
+	History(tli wal.Timeline) (segment.History, bool)
 	// SaveHistory makes a history file durable before it returns.
 	SaveHistory(tli wal.Timeline, body []byte) error
 	// Begin starts a stream at a segment's start.

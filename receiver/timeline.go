@@ -2,9 +2,7 @@ package receiver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
@@ -83,8 +81,8 @@ func ancestor(ctx context.Context, conn *pg.Conn, sink Sink, h segment.History, 
 	if i == 0 { // the oldest one has no ancestors, and timeline 1 no file
 		return nil
 	}
-	if _, err := sink.History(tli); !errors.Is(err, fs.ErrNotExist) {
-		return fromSink(err)
+	if _, known := sink.History(tli); known {
+		return nil
 	}
 	body, err := conn.TimelineHistory(ctx, tli)
 	if pg.Code(err) == pg.CodeUndefinedFile {

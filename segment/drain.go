@@ -3,11 +3,7 @@ package segment
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"maps"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/gofrs/flock"
@@ -92,18 +88,8 @@ func (d *Drain) Release(p Sealed) error {
 	return d.fsys.Remove(p.Path)
 }
 
-// Histories lists the timelines whose history files are there, in order.
-func (d *Drain) Histories() []wal.Timeline { return slices.Sorted(maps.Keys(d.view.Histories)) }
-
-// History is the history file of timeline tli; fs.ErrNotExist when there is
-// none.
-func (d *Drain) History(tli wal.Timeline) ([]byte, error) {
-	body, ok := d.view.Histories[tli]
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", HistoryName(tli), fs.ErrNotExist)
-	}
-	return body, nil
-}
+// Histories are the history files.
+func (d *Drain) Histories() map[wal.Timeline][]byte { return d.view.Histories }
 
 // Close gives up the lock.
 func (d *Drain) Close() error {

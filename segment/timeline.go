@@ -2,9 +2,7 @@ package segment
 
 import (
 	"bytes"
-	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"slices"
 
@@ -43,23 +41,32 @@ func (s *Spool) SaveHistory(tli wal.Timeline, body []byte) error {
 	return nil
 }
 
-// Histories lists the timelines whose history files are saved, in order.
-func (s *Spool) Histories() []wal.Timeline {
+// Histories are the saved history files.
+func (s *Spool) Histories() map[wal.Timeline][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.saved))
+	files := map[wal.Timeline][]byte{}
+	for tli, h := range s.saved {
+		files[tli] = h.body
+	}
+	return files
 }
 
-// History is the saved history file of timeline tli; fs.ErrNotExist when there
+// History is what the saved history file of timeline tli says; false when there
 // is none.
-func (s *Spool) History(tli wal.Timeline) ([]byte, error) {
+func (s *Spool) History(tli wal.Timeline) (History, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, ok := s.saved[tli]
-	if !ok {
-		return nil, fmt.Errorf("spool %s: %s: %w", s.dir, HistoryName(tli), fs.ErrNotExist)
-	}
-	return bytes.Clone(h.body), nil
+	return h.parsed, ok
+}
+
+// NewestHistory is the saved one of the newest timeline; without any it is that
+// of timeline 1.
+func (s *Spool) NewestHistory() History {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.historyOf(slices.Max(append(slices.Collect(maps.Keys(s.saved)), 1)))
 }
 
 // EndTimeline says that the server ended timeline tli at end. What the open

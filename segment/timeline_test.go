@@ -24,16 +24,18 @@ func TestSaveHistory(t *testing.T) {
 	b.ok(b.SaveHistory(3, body))
 	other := []byte("1\t0/900008\tno recovery target specified\n")
 	want[*segment.DivergenceError](t, b.SaveHistory(3, other))
-	if got, err := b.History(3); err != nil || string(got) != string(body) {
-		t.Errorf("History = %q, %v", got, err)
+	parsed, err := segment.ParseHistory(3, body)
+	b.ok(err)
+	if got, ok := b.History(3); !ok || !got.Equal(parsed) || !b.NewestHistory().Equal(parsed) {
+		t.Errorf("History = %+v, %v, the newest %+v", got, ok, b.NewestHistory())
 	}
-	if _, err := b.History(2); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("History of an unknown timeline: %v", err)
+	if got, ok := b.History(2); ok {
+		t.Errorf("History of an unknown timeline: %+v", got)
 	}
 	if err := b.SaveHistory(2, []byte("nonsense")); err == nil {
 		t.Error("a body that is no history was saved")
 	}
-	if diff := cmp.Diff([]wal.Timeline{3}, b.Histories()); diff != "" {
+	if diff := cmp.Diff(map[wal.Timeline][]byte{3: body}, b.Histories()); diff != "" {
 		t.Error(diff)
 	}
 	b.wantFiles("00000003.history")

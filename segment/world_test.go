@@ -235,8 +235,8 @@ func (w *world) check(fsys fsx.FS) error {
 	}
 	defer s.Close()
 	if w.acked[2] > 0 {
-		if _, err := s.History(2); err != nil {
-			return err
+		if _, ok := s.History(2); !ok {
+			return errors.New("the history of timeline 2 is gone")
 		}
 	}
 	for tli, acked := range w.acked {

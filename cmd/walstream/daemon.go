@@ -213,9 +213,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.lookBack(ctx, arch); err != nil {
-		return err
-	}
+	d.lookBack(ctx, arch)
 	tail := archive.TailConfig{Interval: d.conf.TailInterval, OnStored: d.tailStored}
 	if d.conf.Ack == "archive" {
 		tail.Now, tail.Window = d.tailNow, d.conf.AckWindow
@@ -321,17 +319,12 @@ func (d *daemon) failing(thing **hint.Failure, err error, text string) {
 }
 
 // lookBack finds out how far the archive reached before this process.
-func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) error {
-	h, err := d.serverHistory()
-	if err != nil {
-		return err
-	}
-	pos, _, err := archiveEnd(ctx, arch, h, 0)
+func (d *daemon) lookBack(ctx context.Context, arch *archive.Archive) {
+	pos, _, err := archiveEnd(ctx, arch, d.spool.NewestHistory(), 0)
 	if err != nil {
 		d.log.Warn().Err(err).Msg("how far the archive reaches is not known yet")
 	}
 	d.archived.begin(pos)
-	return nil
 }
 
 // lookAround finds out how far the archive reaches now that the stream has
@@ -348,27 +341,9 @@ func (d *daemon) lookAround(ctx context.Context, h segment.History, end wal.LSN,
 	return err
 }
 
-// serverHistory is the newest history that a server of this cluster has shown.
-func (d *daemon) serverHistory() (segment.History, error) {
-	saved := d.spool.Histories()
-	if len(saved) == 0 {
-		return segment.History{Timeline: 1}, nil
-	}
-	newest := saved[len(saved)-1]
-	body, err := d.spool.History(newest)
-	if err != nil {
-		return segment.History{}, err
-	}
-	return segment.ParseHistory(newest, body)
-}
-
 // confirmed is told of each complete segment that is durable in the archive.
 func (d *daemon) confirmed(ctx context.Context, tli wal.Timeline, end wal.LSN) {
-	h, err := d.serverHistory()
-	if err != nil {
-		d.log.Error().Err(err).Msg("the slot is not moved: the history of the server's timeline is not readable")
-		return
-	}
+	h := d.spool.NewestHistory()
 	for stopped := range d.up.Status().Stopped {
 		if _, onTheWay := h.StartOf(stopped); onTheWay {
 			return // there may be a hole: the slot stays where it is

@@ -50,10 +50,7 @@ func (d *daemon) findHole(ctx context.Context, slot wal.LSN) (hole segment.Posit
 	d.mu.Lock()
 	losses := d.losses
 	d.mu.Unlock()
-	h, err := d.serverHistory()
-	if err != nil {
-		return hole, 0, err
-	}
+	h := d.spool.NewestHistory()
 	size := d.identity.SegmentSize
 	at := func(lsn wal.LSN) segment.Position {
 		return segment.Position{Timeline: h.SegmentAt(lsn, size).Timeline, LSN: lsn}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,12 +17,10 @@ import (
 // that cannot be asked counts only while the spool holds nothing.
 func (d *daemon) newer(ctx context.Context, h segment.History) (wal.Timeline, string, error) {
 	spool := d.spoolOpen()
-	tli, err := newest(h, spool.Histories(), func(tli wal.Timeline) (segment.History, error) {
-		body, err := spool.History(tli)
-		if err != nil {
-			return segment.History{}, err
-		}
-		return segment.ParseHistory(tli, body)
+	known := slices.Sorted(maps.Keys(spool.Histories()))
+	tli, err := newest(h, known, func(tli wal.Timeline) (segment.History, error) {
+		h, _ := spool.History(tli)
+		return h, nil
 	})
 	if err != nil || tli != 0 {
 		return tli, "spool " + d.conf.SpoolDir, err

@@ -165,11 +165,7 @@ func (d *daemon) drain(limit func() (context.Context, context.CancelFunc)) {
 		}
 		ctx, cancel = limit()
 		defer cancel()
-		h, err := d.serverHistory()
-		if err == nil {
-			err = d.lookAround(ctx, h, held.LSN, spool.Usage().Waiting == 0)
-		}
-		if err != nil {
+		if err := d.lookAround(ctx, spool.NewestHistory(), held.LSN, spool.Usage().Waiting == 0); err != nil {
 			d.log.Warn().Err(err).Msg("how far the archive reaches is not known")
 		}
 	}
