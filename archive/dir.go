@@ -65,7 +65,11 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 		return nil, fmt.Errorf("archive directory %q is not an absolute path", cfg.Path)
 	}
 	if cfg.Create {
-		if err := d.makeRoot(); err != nil {
+		err := fsx.MkdirAll(d.fs, d.root, dirPerm)
+		if err == nil {
+			err = fsx.SyncParents(d.fs, d.root)
+		}
+		if err != nil {
 			return nil, d.fail("create archive directory", d.root, err)
 		}
 	}
@@ -84,21 +88,6 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	}
 	d.sweep(cfg.Now().Add(-tmpMaxAge))
 	return d, nil
-}
-
-// makeRoot makes the root, and its whole path durable: also where an earlier
-// process made it and was killed before it could do so.
-func (d *Dir) makeRoot() error {
-	if err := fsx.MkdirAll(d.fs, d.root, dirPerm); err != nil {
-		return err
-	}
-	for dir := d.root; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		// A parent that may not be read was not made by us.
-		if err := d.fs.SyncDir(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-	}
-	return nil
 }
 
 // sweep removes temporary files last changed before a time. Whoever only

@@ -45,7 +45,7 @@ func pinned(t *testing.T, c *testkit.Cluster, store archive.Store) *archive.Arch
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeConn(conn)
+	defer conn.Done()
 	identity, _, err := conn.Identity(t.Context())
 	if err != nil {
 		t.Fatal(err)

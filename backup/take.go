@@ -71,7 +71,7 @@ func transfer(ctx context.Context, cfg Config, c *Commit, history *branch) (need
 	if err != nil {
 		return nil, err
 	}
-	defer closeConn(conn)
+	defer conn.Done()
 	if err := c.identify(ctx, cfg.Archive, conn, history); err != nil {
 		return nil, err
 	}
@@ -209,11 +209,4 @@ func deleteAll(ctx context.Context, store archive.Store, prefix string) error {
 		}
 	}
 	return nil
-}
-
-func closeConn(conn *pg.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	// The server learns of it by the socket at the latest.
-	_ = conn.Close(ctx)
 }
