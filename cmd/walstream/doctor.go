@@ -49,15 +49,11 @@ files that are made to try it, and removed.
 
 Without -d, on a host that only restores, what concerns the server is left out,
 and nothing is written to the archive.`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.doctor(ctx) }),
+		RunE: a.configured(a.doctor),
 	}
 }
 
-func (a *app) doctor(ctx context.Context) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) doctor(ctx context.Context, c *config.Loaded, _ []string) error {
 	d := &doctor{app: a, conf: c}
 	d.receives = c.DBName != "" || slices.ContainsFunc(a.environ, func(pair string) bool {
 		name, value, _ := strings.Cut(pair, "=")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/walstream/walstream/internal/config"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/term"
 	"github.com/walstream/walstream/recovery"
@@ -33,7 +34,7 @@ contents. Nothing is changed. In an encrypted archive the contents of WAL can be
 read with --identity only.`,
 		Example: `  walstream verify
   walstream verify --since 7d --full`,
-		RunE: a.runs(func(ctx context.Context, _ []string) error { return a.verify(ctx, f) }),
+		RunE: a.configured(func(ctx context.Context, c *config.Loaded, _ []string) error { return a.verify(ctx, c, f) }),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.since, "since", "", "only what restores to moments since then need, like 7d or 36h")
@@ -42,11 +43,7 @@ read with --identity only.`,
 	return cmd
 }
 
-func (a *app) verify(ctx context.Context, f verifyFlags) error {
-	c, err := a.load()
-	if err != nil {
-		return err
-	}
+func (a *app) verify(ctx context.Context, c *config.Loaded, f verifyFlags) error {
 	since, err := parseSince(f.since, time.Now())
 	if err != nil {
 		return asUsage(a.cmd, err)
