@@ -38,25 +38,13 @@ const (
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// Level is how hard segments are compressed. The zero Level is fastest.
-type Level int
-
-// ParseLevel reads fastest, default, better or best.
-func ParseLevel(s string) (Level, error) {
-	ok, level := zstd.EncoderLevelFromString(s)
-	if !ok {
-		return 0, hint.Errorf("use fastest, default, better or best", "%q is no compression level", s)
-	}
-	return Level(level - zstd.SpeedFastest), nil
-}
-
 // encoders and decoders keep what is expensive to make.
 type (
-	encoders [zstd.SpeedBestCompression - zstd.SpeedFastest + 1]sync.Pool
+	encoders [zstd.SpeedBestCompression + 1]sync.Pool // by level
 	decoders struct{ pool sync.Pool }
 )
 
-func (e *encoders) get(level Level, w io.Writer) (*zstd.Encoder, error) {
+func (e *encoders) get(level zstd.EncoderLevel, w io.Writer) (*zstd.Encoder, error) {
 	if level < 0 || int(level) >= len(e) {
 		return nil, fmt.Errorf("%d is no compression level", level)
 	}
@@ -66,11 +54,11 @@ func (e *encoders) get(level Level, w io.Writer) (*zstd.Encoder, error) {
 	}
 	// It keeps two windows; with WithLowerEncoderMem one, which it moves in
 	// memory for each block of 128 KiB.
-	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest+zstd.EncoderLevel(level)),
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(max(level, zstd.SpeedFastest)),
 		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithEncoderCRC(true))
 }
 
-func (e *encoders) put(level Level, enc *zstd.Encoder) {
+func (e *encoders) put(level zstd.EncoderLevel, enc *zstd.Encoder) {
 	enc.Reset(nil)
 	e[level].Put(enc)
 }
@@ -161,7 +149,7 @@ type encoder struct {
 
 // newEncoder makes the object of the plain bytes src, which have to be those
 // that h describes.
-func (e *encoders) newEncoder(level Level, h *Header, src io.Reader) (*encoder, error) {
+func (e *encoders) newEncoder(level zstd.EncoderLevel, h *Header, src io.Reader) (*encoder, error) {
 	frame, err := marshalHeader(h)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/internal/testkit/memstore"
 	"github.com/walstream/walstream/internal/testkit/walgen"
@@ -45,12 +47,12 @@ func (f *fixed) Get(_ context.Context, name string, off, n int64) (io.ReadCloser
 
 // stored is a segment as an object, and an archive that reads whatever takes
 // its place.
-func stored(t testing.TB, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
+func stored(t testing.TB, g *walgen.WAL, level zstd.EncoderLevel) (a *archive.Archive, f *fixed, id segment.ID) {
 	t.Helper()
 	return storedWith(t, archive.Keys{}, g, level)
 }
 
-func storedWith(t testing.TB, keys archive.Keys, g *walgen.WAL, level archive.Level) (a *archive.Archive, f *fixed, id segment.ID) {
+func storedWith(t testing.TB, keys archive.Keys, g *walgen.WAL, level zstd.EncoderLevel) (a *archive.Archive, f *fixed, id segment.ID) {
 	t.Helper()
 	whole, err := keys.Pin(t.Context(), memstore.New(), testCluster)
 	if err != nil {
@@ -257,7 +259,7 @@ func TestLongHeader(t *testing.T) {
 func TestZstdTool(t *testing.T) {
 	g := short(9)
 	_, want := segmentOf(g, 0)
-	for level := range archive.Level(4) {
+	for level := range zstd.SpeedBestCompression + 1 {
 		_, f, _ := stored(t, g, level)
 		name := filepath.Join(t.TempDir(), "segment.zst")
 		if err := os.WriteFile(name, f.body, 0o600); err != nil {
@@ -270,17 +272,6 @@ func TestZstdTool(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Errorf("zstd -d, level %d: %d other bytes", level, len(got))
 		}
-	}
-}
-
-func TestParseLevel(t *testing.T) {
-	for i, s := range []string{"fastest", "default", "better", "best"} {
-		if level, err := archive.ParseLevel(s); err != nil || level != archive.Level(i) {
-			t.Errorf("ParseLevel(%s) = %d, %v", s, level, err)
-		}
-	}
-	if _, err := archive.ParseLevel("3"); err == nil {
-		t.Error("ParseLevel(3) is accepted")
 	}
 }
 

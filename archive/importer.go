@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/rs/zerolog"
 
 	"github.com/walstream/walstream/internal/hint"
@@ -19,7 +20,7 @@ import (
 // ImportConfig says what [Import] works with.
 type ImportConfig struct {
 	Archive *Archive
-	Level   Level
+	Level   zstd.EncoderLevel // zero means the fastest
 	// Progress, if set, is told the size of each file that is done.
 	Progress func(bytes int64)
 	Log      zerolog.Logger
@@ -222,13 +223,7 @@ func (i *importer) before(ctx context.Context, id segment.ID) (*Header, error) {
 	if last := i.last[id.Timeline]; last.header != nil && last.id.Next() == id {
 		return last.header, nil
 	}
-	h, err := i.a.Before(ctx, id)
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		i.cfg.Log.Error().Err(err).Msg("the segment before is damaged in the archive; its successor is stored without a carry")
-		return nil, nil
-	}
-	return h, err
+	return i.a.soundBefore(ctx, id, i.cfg.Log)
 }
 
 // store verifies a piece and puts it into the archive.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/walstream/walstream/wal"
 )
 
@@ -36,7 +38,7 @@ func (a *Archive) PutRestorePoint(ctx context.Context, p RestorePoint) error {
 // putAndNote stores a piece of WAL, and notes the restore points of a whole
 // segment: before it counts as stored, so that a reader that finds a name noted
 // need not look for others of that name.
-func (a *Archive) putAndNote(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level Level) error {
+func (a *Archive) putAndNote(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level zstd.EncoderLevel) error {
 	if err := a.PutSegment(ctx, p, h, data, level); err != nil || p.Tail {
 		return err
 	}

@@ -10,6 +10,9 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/klauspost/compress/zstd"
+	"github.com/rs/zerolog"
+
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -120,11 +123,23 @@ func (a *Archive) Before(ctx context.Context, id segment.ID) (*Header, error) {
 	return h, err
 }
 
+// soundBefore is [Archive.Before] for who is to store id. What is damaged there is
+// no reason not to store what is whole here.
+func (a *Archive) soundBefore(ctx context.Context, id segment.ID, log zerolog.Logger) (*Header, error) {
+	h, err := a.Before(ctx, id)
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		log.Error().Err(err).Msg("the segment before is damaged in the archive; its successor is stored without a carry")
+		return nil, nil
+	}
+	return h, err
+}
+
 // PutSegment stores a piece of WAL under its header, which [Archive.Describe]
 // made of the same data. It returns nil once the object is durable, also when
 // it was there already with the same plain bytes. Other bytes under this name
-// are a [*ConflictError] and stay untouched.
-func (a *Archive) PutSegment(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level Level) error {
+// are a [*ConflictError] and stay untouched. Level zero is the fastest.
+func (a *Archive) PutSegment(ctx context.Context, p Piece, h *Header, data io.ReaderAt, level zstd.EncoderLevel) error {
 	name := a.name(p)
 	if err := a.check(p, h); err != nil {
 		return err

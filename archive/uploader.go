@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
@@ -34,8 +35,8 @@ type Source interface {
 type UploaderConfig struct {
 	Archive *Archive
 	Source  Source
-	Level   Level
-	Workers int // segments stored at the same time; 0 means 2
+	Level   zstd.EncoderLevel // zero means the fastest
+	Workers int               // segments stored at the same time; 0 means 2
 	// OnConfirmed, when set, is called with the end of each complete
 	// segment that is durable in the archive, when all that Source handed
 	// out before on this timeline is too. Tails are never reported. It is

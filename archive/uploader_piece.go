@@ -92,14 +92,7 @@ func (u *Uploader) before(ctx context.Context, id segment.ID) (*Header, error) {
 		defer u.mu.Unlock()
 		return u.last[id.Timeline].header, nil
 	}
-	h, err := u.a.Before(ctx, id)
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		// What is damaged there is no reason not to store what is whole here.
-		u.cfg.Log.Error().Err(err).Msg("the segment before is damaged in the archive; its successor is stored without a carry")
-		return nil, nil
-	}
-	return h, err
+	return u.a.soundBefore(ctx, id, u.cfg.Log)
 }
 
 // arrive makes the archive ready for objects of a segment, and looks once for

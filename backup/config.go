@@ -75,9 +75,6 @@ func (c *Config) complete() error {
 	if kib := c.MaxRate >> 10; c.MaxRate != 0 && (kib < minRate || kib > maxRate) {
 		return fmt.Errorf("max rate of %d bytes a second: PostgreSQL takes 32 KiB to 1 GiB", c.MaxRate)
 	}
-	if c.Level == 0 {
-		c.Level = zstd.SpeedFastest
-	}
 	if c.PartSize == 0 {
 		c.PartSize = defaultPartSize
 	}

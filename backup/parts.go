@@ -51,7 +51,7 @@ type openPart struct {
 }
 
 func newPartWriter(ctx context.Context, arch *archive.Archive, id string, level zstd.EncoderLevel) (*partWriter, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(2))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(max(level, zstd.SpeedFastest)), zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(2))
 	if err != nil {
 		return nil, err
 	}

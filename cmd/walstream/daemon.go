@@ -218,10 +218,7 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 	if d.conf.Ack == "archive" {
 		tail.Now, tail.Window = d.tailNow, d.conf.AckWindow
 	}
-	up, err := d.uploader(arch, d.spool, tail, func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) })
-	if err != nil {
-		return err
-	}
+	up := d.uploader(arch, d.spool, tail, func(tli wal.Timeline, end wal.LSN) { d.confirmed(ctx, tli, end) })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return up.Run(ctx) })
 	g.Go(func() error { return d.watchBackups(ctx, arch) })
@@ -232,16 +229,12 @@ func (d *daemon) archiveWAL(ctx context.Context) error {
 }
 
 // uploader makes the uploader that status tells of.
-func (d *daemon) uploader(arch *archive.Archive, from archive.Source, tail archive.TailConfig, confirmed func(wal.Timeline, wal.LSN)) (*archive.Uploader, error) {
-	level, err := archive.ParseLevel(d.conf.CompressionLevel)
-	if err != nil {
-		return nil, err
-	}
-	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: level, OnConfirmed: confirmed, OnLost: d.lost, Tail: tail, Log: d.log})
+func (d *daemon) uploader(arch *archive.Archive, from archive.Source, tail archive.TailConfig, confirmed func(wal.Timeline, wal.LSN)) *archive.Uploader {
+	up := archive.NewUploader(archive.UploaderConfig{Archive: arch, Source: from, Level: zstdLevel(d.conf.CompressionLevel), OnConfirmed: confirmed, OnLost: d.lost, Tail: tail, Log: d.log})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.arch, d.up = arch, up
-	return up, nil
+	return up
 }
 
 // watchBackups looks each minute for the newest backup. It reads backups only

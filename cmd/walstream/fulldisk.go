@@ -53,11 +53,7 @@ func (d *daemon) drainFull(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		up, err := d.uploader(arch, spool, archive.TailConfig{}, nil)
-		if err != nil {
-			return err
-		}
-		return up.Run(ctx)
+		return d.uploader(arch, spool, archive.TailConfig{}, nil).Run(ctx)
 	})
 	g.Go(func() error {
 		select {

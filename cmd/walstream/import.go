@@ -85,16 +85,13 @@ func (a *app) importDir(ctx context.Context, c *config.Loaded, dir string, f imp
 	}
 	log := a.logger(term.LogText)
 	t.progress = term.NewProgress(a.stderr, log, "import")
-	err = t.progress.While(ctx, func(ctx context.Context) error {
-		level, err := archive.ParseLevel(c.CompressionLevel)
-		if err != nil {
-			return err
-		}
+	level := zstdLevel(c.CompressionLevel)
+	err = t.progress.While(ctx, func(ctx context.Context) (err error) {
 		t.wal, err = archive.Import(ctx, archive.ImportConfig{Archive: t.arch, Level: level, Progress: t.advance, Log: log}, t.found.WAL)
 		if err != nil {
 			return err
 		}
-		return t.importBackups(ctx, backup.ImportConfig{Archive: t.arch, Level: zstdLevel(c.CompressionLevel), Progress: t.advance, Log: log})
+		return t.importBackups(ctx, backup.ImportConfig{Archive: t.arch, Level: level, Progress: t.advance, Log: log})
 	})
 	if err != nil {
 		return err
