@@ -68,7 +68,6 @@ func Import(ctx context.Context, cfg ImportConfig, files []ImportFile) (*Importe
 		cfg.Progress = func(int64) {}
 	}
 	i := &importer{cfg: cfg, a: cfg.Archive, known: map[wal.Timeline]map[segment.ID]stored{}, last: map[wal.Timeline]described{}, roller: roller{}}
-	defer i.scratch.close()
 	files = slices.Clone(files)
 	slices.SortStableFunc(files, compareImports)
 	for _, f := range files {
@@ -107,10 +106,9 @@ func compareImports(a, b ImportFile) int {
 
 // importer is one run of Import.
 type importer struct {
-	cfg     ImportConfig
-	a       *Archive
-	scratch scratch
-	done    Imported
+	cfg  ImportConfig
+	a    *Archive
+	done Imported
 
 	known map[wal.Timeline]map[segment.ID]stored // what the archive holds of timelines whose turn has come
 	last  map[wal.Timeline]described             // the newest complete segment of this run
@@ -136,11 +134,11 @@ func (i *importer) file(ctx context.Context, f ImportFile) error {
 	if err := i.turnTo(ctx, id.Timeline); err != nil {
 		return err
 	}
-	data, n, done, err := i.scratch.open(f, int64(size))
+	data, n, err := f.open(int64(size))
+	defer data.Close() // only read
 	if data == nil || err != nil && !f.Partial {
 		return &FileError{f.Path, err}
 	}
-	defer done()
 	before, err := i.before(ctx, id)
 	switch {
 	case errors.Is(err, ErrNotExist):

@@ -130,56 +130,26 @@ func (f ImportFile) cluster() (segment.Identity, error) {
 	return id, nil
 }
 
-// scratch holds the plain bytes of one file at a time.
-type scratch struct{ file *os.File }
-
-// open gives the plain bytes of a file, at most limit and one more, and their
-// number. They are valid up to the next call. An error that comes with bytes
-// says that there should be more.
-func (s *scratch) open(f ImportFile, limit int64) (data io.ReaderAt, n int64, done func(), err error) {
+// open gives the plain bytes of the file, at most limit and one more, and their
+// number. An error that comes with bytes says that there should be more.
+func (f ImportFile) open(limit int64) (data *os.File, n int64, err error) {
 	r, err := unpack.Open(f.Path)
 	if err != nil {
-		return nil, 0, nil, err
-	}
-	if !r.Compressed {
-		r.Close()
-		file, err := os.Open(f.Path)
-		if err != nil {
-			return nil, 0, nil, err
-		}
-		info, err := file.Stat()
-		if err != nil {
-			file.Close()
-			return nil, 0, nil, err
-		}
-		return file, info.Size(), func() { file.Close() }, nil
+		return nil, 0, err
 	}
 	defer r.Close()
-	if err := s.clear(); err != nil {
-		return nil, 0, nil, fmt.Errorf("unpack into a temporary file: %w", err)
-	}
-	n, err = io.Copy(s.file, io.LimitReader(r, limit+1))
-	return s.file, n, func() {}, err
-}
-
-func (s *scratch) clear() (err error) {
-	if s.file == nil {
-		if s.file, err = os.CreateTemp("", "walstream-import-*"); err != nil {
-			return err
+	if !r.Compressed {
+		if data, err = os.Open(f.Path); err == nil {
+			n, err = data.Seek(0, io.SeekEnd)
 		}
-		if err := os.Remove(s.file.Name()); err != nil {
-			return err
-		}
+		return data, n, err
 	}
-	if err := s.file.Truncate(0); err != nil {
-		return err
+	if data, err = os.CreateTemp("", "walstream-import-*"); err == nil {
+		err = os.Remove(data.Name()) // it goes with the last who has it open
 	}
-	_, err = s.file.Seek(0, io.SeekStart)
-	return err
-}
-
-func (s *scratch) close() {
-	if s.file != nil {
-		s.file.Close() // it has no name any more
+	if err != nil {
+		return nil, 0, fmt.Errorf("unpack into a temporary file: %w", err)
 	}
+	n, err = io.Copy(data, io.LimitReader(r, limit+1))
+	return data, n, err
 }

@@ -84,14 +84,12 @@ func (i *importer) compareBeginning(ctx context.Context, f ImportFile, id segmen
 
 // copyPlain writes the plain bytes of the file that was imported last.
 func (i *importer) copyPlain(w io.Writer) error {
-	var s scratch
-	defer s.close()
 	size := int64(i.a.identity.SegmentSize)
-	data, _, done, err := s.open(ImportFile{Path: i.path}, size)
+	data, _, err := ImportFile{Path: i.path}.open(size)
+	defer data.Close() // only read
 	if err != nil {
 		return err
 	}
-	defer done()
 	_, err = io.Copy(w, io.NewSectionReader(data, 0, size))
 	return err
 }
