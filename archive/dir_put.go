@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/walstream/walstream/internal/crashpoint"
+	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/mutant"
 )
@@ -54,25 +55,7 @@ func (d *Dir) writeTemp(ctx context.Context, body io.Reader) (tmp string, err er
 		return "", err
 	}
 	tmp = filepath.Join(dir, rand.Text())
-	f, err := d.fs.Create(tmp, filePerm)
-	if err != nil {
-		return "", err
-	}
-	_, err = io.Copy(f, ctxReader{ctx, body})
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		d.fs.Remove(tmp)
-		return "", err
-	}
-	return tmp, nil
+	return tmp, fsx.WriteNew(d.fs, tmp, ctxReader{ctx, body}, filePerm)
 }
 
 // link gives the file tmp its name in the archive, durably.

@@ -7,6 +7,7 @@
 package fsx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -207,17 +208,7 @@ func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := fsys.Create(tmp, perm)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
+	err := WriteNew(fsys, tmp, bytes.NewReader(data), perm)
 	if err == nil {
 		err = fsys.Rename(tmp, name)
 	}
@@ -226,4 +217,24 @@ func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
 		return err
 	}
 	return fsys.SyncDir(filepath.Dir(name))
+}
+
+// WriteNew makes a file that must not exist yet and writes body to it, durably
+// but for its name. After an error it is not there.
+func WriteNew(fsys FS, name string, body io.Reader, perm fs.FileMode) error {
+	f, err := fsys.Create(name, perm)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, body)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		fsys.Remove(name)
+	}
+	return err
 }
