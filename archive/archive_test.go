@@ -129,7 +129,7 @@ func TestContradictingHistories(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		known, unknown, err := a.Histories(ctx, []wal.Timeline{1, 2, 3})
+		known, unknown, err := a.Histories(ctx, 1, 2, 3)
 		if err != nil || len(known)+len(unknown) != 3 {
 			t.Errorf("%s: %v, %v, %v", name, known, unknown, err)
 		}

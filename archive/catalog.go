@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/walstream/walstream/segment"
@@ -39,12 +40,18 @@ func (a *Archive) Timelines(ctx context.Context) ([]wal.Timeline, error) {
 	}
 }
 
-// Histories reads the history files of the given timelines, and says of which
-// there is none that can be used, and why: also if they contradict each other, or
-// the WAL that there is. Any other failure is an error.
-func (a *Archive) Histories(ctx context.Context, timelines []wal.Timeline) (known map[wal.Timeline]segment.History, unknown map[wal.Timeline]error, err error) {
+// Histories reads the history files of all timelines of the archive and of those
+// given, and says of which there is none that can be used, and why: also if they
+// contradict each other, or the WAL that there is. Any other failure is an error.
+func (a *Archive) Histories(ctx context.Context, more ...wal.Timeline) (known map[wal.Timeline]segment.History, unknown map[wal.Timeline]error, err error) {
+	timelines, err := a.Timelines(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	timelines = append(timelines, more...)
+	slices.Sort(timelines)
 	known, unknown = map[wal.Timeline]segment.History{}, map[wal.Timeline]error{}
-	for _, tli := range timelines {
+	for _, tli := range slices.Compact(timelines) {
 		h, _, err := a.History(ctx, tli)
 		if err == nil {
 			err = a.CheckHistory(ctx, h)

@@ -101,37 +101,34 @@ func NewerFirst(a, b *Commit) int {
 // listTimelines reads the histories. Nothing of a timeline without one is
 // touched; if it might be the newest, nothing at all.
 func (p *Prune) listTimelines(ctx context.Context) error {
-	timelines, err := p.a.Timelines(ctx)
-	if err != nil {
-		return err
-	}
+	var timelines []wal.Timeline
 	for _, c := range p.all {
 		timelines = append(timelines, c.StartTimeline, c.Timeline)
 	}
-	slices.Sort(timelines)
-	timelines = slices.Compact(timelines)
-	known, unknown, err := p.a.Histories(ctx, timelines)
+	known, unknown, err := p.a.Histories(ctx, timelines...)
 	if err != nil {
 		return err
 	}
 	p.histories, p.spared = known, len(unknown) > 0
-	for _, tli := range timelines {
-		if why := unknown[tli]; why != nil {
-			p.Notes = append(p.Notes, fmt.Sprintf("nothing of timeline %s is deleted: %v", tli, why))
-			err = hint.Errorf("where it is missing: walstream list timelines", "what is needed cannot be told: %w", why)
-		} else {
-			err = nil // only the newest matters
+	for _, tli := range slices.Sorted(maps.Keys(unknown)) {
+		p.Notes = append(p.Notes, fmt.Sprintf("nothing of timeline %s is deleted: %v", tli, unknown[tli]))
+		if tli > p.newest() {
+			err = hint.Errorf("where it is missing: walstream list timelines", "what is needed cannot be told: %w", unknown[tli])
 		}
 	}
 	return err
 }
 
+// newest is the newest timeline whose history is known.
+func (p *Prune) newest() wal.Timeline {
+	return slices.Max(append(slices.Collect(maps.Keys(p.histories)), 1))
+}
+
 // choose fills in Keep and Drop.
 func (p *Prune) choose(ctx context.Context, keep int) error {
-	newest := slices.Max(append(slices.Collect(maps.Keys(p.histories)), 1))
-	err := p.keepOn(ctx, newest, keep)
+	err := p.keepOn(ctx, p.newest(), keep)
 	if err == nil && len(p.Keep) == 0 {
-		err = hint.Errorf("take one: walstream backup", "no backup on the way to timeline %s can be restored; nothing is deleted", newest)
+		err = hint.Errorf("take one: walstream backup", "no backup on the way to timeline %s can be restored; nothing is deleted", p.newest())
 	}
 	if err != nil {
 		return err

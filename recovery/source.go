@@ -175,11 +175,7 @@ func (g *gatherer) listSpool(view *segment.SpoolView) error {
 }
 
 func (g *gatherer) listArchive(ctx context.Context) error {
-	timelines, err := g.archive.Timelines(ctx)
-	if err != nil {
-		return fmt.Errorf("list timelines: %w", err)
-	}
-	known, unknown, err := g.archive.Histories(ctx, timelines)
+	known, unknown, err := g.archive.Histories(ctx)
 	if err != nil {
 		return fmt.Errorf("read histories: %w", err)
 	}

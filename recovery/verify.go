@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -138,25 +139,16 @@ func (v *verifier) listBackups(ctx context.Context) error {
 }
 
 func (v *verifier) listTimelines(ctx context.Context) error {
-	timelines, err := v.Archive.Timelines(ctx)
-	if err != nil {
-		return err
-	}
+	var timelines []wal.Timeline
 	for _, c := range v.backups {
 		timelines = append(timelines, c.Timeline)
 	}
-	slices.Sort(timelines)
-	timelines = slices.Compact(timelines)
-	var unknown map[wal.Timeline]error
-	if v.histories, unknown, err = v.Archive.Histories(ctx, timelines); err != nil {
-		return err
+	known, unknown, err := v.Archive.Histories(ctx, timelines...)
+	v.histories = known
+	for _, tli := range slices.Sorted(maps.Keys(unknown)) {
+		v.Problems = append(v.Problems, Finding{Object: "timeline " + tli.String(), Problem: unknown[tli].Error(), Timeline: tli})
 	}
-	for _, tli := range timelines {
-		if why := unknown[tli]; why != nil {
-			v.Problems = append(v.Problems, Finding{Object: "timeline " + tli.String(), Problem: why.Error(), Timeline: tli})
-		}
-	}
-	return nil
+	return err
 }
 
 // checkBackups looks whether the backups in scope are there as a whole.
