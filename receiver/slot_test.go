@@ -24,19 +24,6 @@ func timeout(t testing.TB) context.Context {
 	return ctx
 }
 
-func TestSlotNames(t *testing.T) {
-	for _, name := range []string{"", "Walstream", "a-b", "a b", `a"; DROP`, strings.Repeat("x", 64)} {
-		if err := checkSlotName(name); err == nil || len(hint.Of(err)) == 0 {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
-	for _, name := range []string{"walstream", "1", "physical", strings.Repeat("x", 63)} {
-		if err := checkSlotName(name); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 // TestSlotLife creates, shows and drops, with names that need quoting.
 func TestSlotLife(t *testing.T) {
 	t.Parallel()

@@ -311,3 +311,17 @@ func TestWarnings(t *testing.T) {
 		t.Errorf("used: %s", l.DBName)
 	}
 }
+
+func TestSlotNames(t *testing.T) {
+	var slot string
+	for _, name := range []string{"", "Walstream", "a-b", "a b", `a"; DROP`, strings.Repeat("x", 64)} {
+		if err := setSlot(&slot, name); err == nil {
+			t.Errorf("%q is taken", name)
+		}
+	}
+	for _, name := range []string{"walstream", "1", "physical", strings.Repeat("x", 63)} {
+		if err := setSlot(&slot, name); err != nil || slot != name {
+			t.Errorf("%q: %v", slot, err)
+		}
+	}
+}
