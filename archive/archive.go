@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -161,7 +162,7 @@ func (a *Archive) PutHistory(ctx context.Context, tli wal.Timeline, body []byte)
 		return err
 	}
 	if !stored.Equal(h) {
-		return conflict(name, have, body)
+		return &ConflictError{Object: name, Have: fmt.Sprintf("%x", sha256.Sum256(have)), Want: fmt.Sprintf("%x", sha256.Sum256(body))}
 	}
 	return a.store.Confirm(ctx, name)
 }

@@ -1,8 +1,6 @@
 package archive
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/walstream/walstream/wal"
@@ -35,11 +33,6 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%s is in the archive with other contents (sha256 %s) than here (%s): two servers wrote this timeline", e.Object, e.Have, e.Want)
-}
-
-func conflict(name string, have, want []byte) *ConflictError {
-	h, w := sha256.Sum256(have), sha256.Sum256(want)
-	return &ConflictError{Object: name, Have: hex.EncodeToString(h[:]), Want: hex.EncodeToString(w[:])}
 }
 
 // BrokenError says that the bytes that were to be stored as WAL are no

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,8 +109,7 @@ func (a *Archive) PutIndex(ctx context.Context, headers []*Header) error {
 			return err
 		}
 	}
-	digest := sha256.Sum256(lines.Bytes())
-	sum.To, sum.SHA256 = int64(lines.Len()), hex.EncodeToString(digest[:])
+	sum.To, sum.SHA256 = int64(lines.Len()), fmt.Sprintf("%x", sha256.Sum256(lines.Bytes()))
 	name := indexName(segment.At(last.Timeline, last.StartLSN, a.identity.SegmentSize), a.identity.SegmentSize)
 	body, err := a.encoders.newEncoder(0, sum, &lines)
 	if err != nil {

@@ -177,11 +177,12 @@ func (a *Archive) dropTails(ctx context.Context, p Piece, data io.ReaderAt) erro
 		if t.From < p.From || t.To > p.To || p.Tail && t.From == p.From && t.To == p.To {
 			continue
 		}
-		derr := a.sameBytes(ctx, t, data)
-		if derr == nil {
-			derr = a.store.Delete(ctx, a.name(t))
+		sum := sha256.New()
+		_, rerr := io.Copy(sum, io.NewSectionReader(data, t.From, t.To-t.From))
+		if rerr == nil {
+			rerr = a.dropTail(ctx, t, sum)
 		}
-		err = errors.Join(err, derr)
+		err = errors.Join(err, rerr)
 	}
 	return err
 }
@@ -202,11 +203,7 @@ func (a *Archive) dropOrphans(ctx context.Context, id segment.ID) error {
 		return err
 	}
 	for i, t := range tails {
-		terr := a.hasDigest(ctx, t, sums[i].sum)
-		if terr == nil {
-			terr = a.store.Delete(ctx, a.name(t))
-		}
-		err = errors.Join(err, terr)
+		err = errors.Join(err, a.dropTail(ctx, t, sums[i].sum))
 	}
 	return err
 }
@@ -226,16 +223,8 @@ func (s *spanSum) Write(p []byte) (int, error) {
 	return int(n), nil
 }
 
-// sameBytes checks that a stored piece holds the bytes of data.
-func (a *Archive) sameBytes(ctx context.Context, p Piece, data io.ReaderAt) error {
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(data, p.From, p.To-p.From)); err != nil {
-		return err
-	}
-	return a.hasDigest(ctx, p, sum)
-}
-
-func (a *Archive) hasDigest(ctx context.Context, p Piece, sum hash.Hash) error {
+// dropTail removes a tail object if its bytes have that digest.
+func (a *Archive) dropTail(ctx context.Context, p Piece, sum hash.Hash) error {
 	h, err := a.Header(ctx, p)
 	if err != nil {
 		return err
@@ -243,5 +232,5 @@ func (a *Archive) hasDigest(ctx context.Context, p Piece, sum hash.Hash) error {
 	if have := hex.EncodeToString(sum.Sum(nil)); have != h.SHA256 {
 		return &ConflictError{Object: a.name(p), Have: h.SHA256, Want: have}
 	}
-	return nil
+	return a.store.Delete(ctx, a.name(p))
 }

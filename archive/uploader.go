@@ -133,7 +133,7 @@ func (j *job) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func pieceOf(s segment.Sealed) Piece {
-	return Piece{ID: s.ID, Tail: !s.Complete, From: s.From, To: s.To}
+	return Piece{ID: s.ID, Tail: !s.Complete, To: s.To}
 }
 
 // Run uploads until ctx ends or the source fails, and returns why: that is a

@@ -54,7 +54,4 @@ func parseChecksum(algorithm, text string) ([]byte, error) {
 	return sum, nil
 }
 
-func sha256Hex(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}
+func sha256Hex(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }

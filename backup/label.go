@@ -58,22 +58,15 @@ func parseLabel(body string) (label, error) {
 // at which the label was written according to the manifest: zones differ by
 // multiples of a quarter of an hour.
 func (l label) time(written time.Time) (time.Time, error) {
-	clock, zone, _ := cutLast(l.started, " ")
-	at, err := time.Parse(time.DateTime, clock)
+	zone := strings.LastIndexByte(l.started, ' ')
+	at, err := time.Parse(time.DateTime, l.started[:max(zone, 0)])
 	if err != nil {
 		return time.Time{}, fmt.Errorf("backup_label: START TIME %q is no time", l.started)
 	}
-	if zone == "UTC" || zone == "GMT" || written.IsZero() {
+	if name := l.started[zone+1:]; name == "UTC" || name == "GMT" || written.IsZero() {
 		return at, nil
 	}
 	return at.Add(written.Sub(at).Round(15 * time.Minute)), nil
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }
 
 // ParseTablespaceMap reads tablespace_map, by the rules of PostgreSQL's

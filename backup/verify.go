@@ -22,7 +22,9 @@ func (m *Manifest) check(files map[string]fileSum, c *Commit) error {
 // compare checks that the files that passed are those of the manifest, byte
 // for byte as far as size and checksum tell.
 func (m *Manifest) compare(files map[string]fileSum) error {
+	listed := make(map[string]bool, len(m.Files))
 	for _, f := range m.Files {
+		listed[f.Path] = true
 		have, ok := files[f.Path]
 		switch {
 		case !ok:
@@ -34,10 +36,6 @@ func (m *Manifest) compare(files map[string]fileSum) error {
 		case !bytes.Equal(have.sum, f.Checksum):
 			return fmt.Errorf("file %q came with checksum %x, backup_manifest has %x", f.Path, have.sum, f.Checksum)
 		}
-	}
-	listed := make(map[string]bool, len(m.Files))
-	for _, f := range m.Files {
-		listed[f.Path] = true
 	}
 	for path := range files {
 		if !listed[path] {

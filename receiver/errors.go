@@ -64,10 +64,9 @@ func alarming(err error) bool {
 var errServerShutdown = errors.New("the server has shut down")
 
 // sinkError marks an error of the sink, which is final.
-type sinkError struct{ err error }
+type sinkError struct{ error }
 
-func (e *sinkError) Error() string { return e.err.Error() }
-func (e *sinkError) Unwrap() error { return e.err }
+func (e *sinkError) Unwrap() error { return e.error }
 
 func fromSink(err error) error {
 	if err == nil || errors.As(err, new(*segment.FullError)) {
@@ -78,10 +77,9 @@ func fromSink(err error) error {
 
 // refusal marks what only a person can mend: definite at the first
 // connection.
-type refusal struct{ err error }
+type refusal struct{ error }
 
-func (e *refusal) Error() string { return e.err.Error() }
-func (e *refusal) Unwrap() error { return e.err }
+func (e *refusal) Unwrap() error { return e.error }
 
 // explainStream names what a server's error within the stream means. The text
 // is compared because walsender derives the SQLSTATE of "already been removed"

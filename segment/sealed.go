@@ -16,7 +16,7 @@ import (
 type Sealed struct {
 	ID       ID
 	Path     string // of the file, which may be longer than To
-	From, To int64  // the bytes of the piece, as offsets in the segment; From is 0
+	To       int64  // its bytes are those of the segment up to this offset
 	Complete bool
 	Growing  bool // the segment is being written
 	// Ahead is where the timeline ended on the server, when the piece holds

@@ -33,16 +33,14 @@ const (
 const walGetTrouble = 200
 
 // absentError is wal-get's definite answer.
-type absentError struct{ err error }
+type absentError struct{ error }
 
-func (e *absentError) Error() string { return e.err.Error() }
-func (e *absentError) Unwrap() error { return e.err }
+func (e *absentError) Unwrap() error { return e.error }
 
 // usageError marks errors of the command line.
-type usageError struct{ err error }
+type usageError struct{ error }
 
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Unwrap() error { return e.error }
 
 // problemsError says that a command did its work and found problems, which it
 // has already shown.
