@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -9,22 +8,12 @@ import (
 	"github.com/walstream/walstream/wal"
 )
 
-// insideRecord says whether a complete segment lies wholly within one record:
-// its first page continues a record by more bytes than the segment has room
-// for. Such a segment says nothing without the one before.
+// insideRecord is [wal.InsideRecord] of a complete segment. Such a segment says
+// nothing without the one before.
 func insideRecord(r io.ReaderAt, size Size) bool {
-	const (
-		pageSize, shortHeader, longHeader = 8192, 24, 40
-		firstIsContRecord                 = 0x0001 // XLP_FIRST_IS_CONTRECORD
-	)
-	var header [shortHeader]byte
-	if _, err := r.ReadAt(header[:], 0); err != nil {
-		return false
-	}
-	info := binary.LittleEndian.Uint16(header[2:])
-	rem := binary.LittleEndian.Uint32(header[16:])
-	room := uint32(size) - uint32(size)/pageSize*shortHeader - (longHeader - shortHeader)
-	return info&firstIsContRecord != 0 && rem > room
+	var head [wal.OriginSize]byte
+	_, err := r.ReadAt(head[:], 0)
+	return err == nil && wal.InsideRecord(head[:], uint32(size))
 }
 
 // leadTo collects what held gives for the segments before id, oldest first,

@@ -12,8 +12,17 @@ type Origin struct {
 	Start            LSN // where the page belongs
 }
 
-// OriginSize is how many bytes [ReadOrigin] needs.
+// OriginSize is how many bytes [ReadOrigin] and [InsideRecord] need.
 const OriginSize = longHeader
+
+// InsideRecord says whether a segment that begins with head lies wholly within
+// one record: its first page continues a record by more bytes than the segment
+// has room for.
+func InsideRecord(head []byte, segmentSize uint32) bool {
+	h := parsePage(head)
+	room := segmentSize - segmentSize/pageSize*shortHeader - (longHeader - shortHeader)
+	return h.has(pageContinues) && h.rem > room
+}
 
 // ReadOrigin reads the page header with which a segment begins. It is for WAL
 // of which nothing is known yet: what it says must be consistent in itself,
