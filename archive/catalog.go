@@ -56,13 +56,12 @@ func (a *Archive) Histories(ctx context.Context, more ...wal.Timeline) (known ma
 		if err == nil {
 			err = a.CheckHistory(ctx, h)
 		}
-		var damaged *CorruptError
 		switch {
 		case err == nil:
 			known[tli] = h
 		case errors.Is(err, ErrNotExist):
 			unknown[tli] = fmt.Errorf("%s is missing", HistoryName(tli))
-		case errors.As(err, &damaged):
+		case errors.As(err, new(*CorruptError)):
 			unknown[tli] = err
 		default:
 			return nil, nil, err

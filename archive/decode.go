@@ -36,8 +36,7 @@ func broken(err error) bool {
 }
 
 func (o *object) unknown(err error) error {
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
+	if errors.As(err, new(*CorruptError)) {
 		return err // found while decrypting
 	}
 	return fmt.Errorf("get %s: %w", o.name, err)

@@ -105,13 +105,12 @@ func (u *unsealer) Read(p []byte) (int, error) {
 }
 
 func (u *unsealer) cause(err error) error {
-	var other *age.NoIdentityMatchError
 	switch {
 	case !broken(err):
 		return err
 	case u.unknown != nil:
 		return u.unknown
-	case errors.As(err, &other):
+	case errors.As(err, new(*age.NoIdentityMatchError)):
 		return hint.Errorf("give the file with the identity of that time, or add it to this one, a line each: --identity FILE",
 			"decrypt %s: it was encrypted for others than the identities in %s, or its beginning is damaged", u.name, u.file)
 	}

@@ -137,9 +137,8 @@ func (c S3Config) retryer() aws.Retryer {
 
 // retryable is what the SDK does not know.
 func retryable(err error) aws.Ternary {
-	var certificate *tls.CertificateVerificationError
 	switch code := apiCode(err); {
-	case errors.As(err, &certificate):
+	case errors.As(err, new(*tls.CertificateVerificationError)):
 		return aws.FalseTernary
 	case code == "ConditionalRequestConflict", code == "OperationAborted", errors.Is(err, io.ErrUnexpectedEOF),
 		code == "ExistingObjectIsDirectory": // versitygw while it removes the directory that a Delete emptied

@@ -127,8 +127,7 @@ func (a *Archive) Before(ctx context.Context, id segment.ID) (*Header, error) {
 // no reason not to store what is whole here.
 func (a *Archive) soundBefore(ctx context.Context, id segment.ID, log zerolog.Logger) (*Header, error) {
 	h, err := a.Before(ctx, id)
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
+	if errors.As(err, new(*CorruptError)) {
 		log.Error().Err(err).Msg("the segment before is damaged in the archive; its successor is stored without a carry")
 		return nil, nil
 	}

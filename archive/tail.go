@@ -113,8 +113,7 @@ func (u *Uploader) runTail(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 			j, err := u.cut(ctx, next)
-			var deleted *segment.DeletedError
-			if errors.As(err, &deleted) {
+			if errors.As(err, new(*segment.DeletedError)) {
 				return err // it is to be received again
 			}
 			if j == nil || err != nil {

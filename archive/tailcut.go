@@ -30,8 +30,7 @@ func (u *Uploader) cut(ctx context.Context, next func() (segment.Sealed, bool)) 
 		j, err = u.cutFrom(ctx, p)
 		return err
 	})
-	var deleted *segment.DeletedError
-	if err != nil && permanent(err) && !errors.As(err, &deleted) && !u.stopped(tli) {
+	if err != nil && permanent(err) && !errors.As(err, new(*segment.DeletedError)) && !u.stopped(tli) {
 		u.stop(tli, err)
 	}
 	return j, err

@@ -163,9 +163,8 @@ func (u *Uploader) tidy(ctx context.Context, p Piece, data segment.Reader) {
 // except for a tail that differs: that is a branch of the timeline that another
 // server wrote, and stays.
 func (u *Uploader) tidied(ctx context.Context, err error) {
-	var conflict *ConflictError
 	switch {
-	case errors.As(err, &conflict):
+	case errors.As(err, new(*ConflictError)):
 		u.cfg.Log.Error().Err(err).Msg("a stored tail differs from its segment; it is kept")
 	case err != nil && context.Cause(ctx) == nil:
 		u.cfg.Log.Warn().Err(err).Msg("cannot remove needless tail objects")

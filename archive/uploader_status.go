@@ -42,13 +42,8 @@ func (u *Uploader) Status() UploaderStatus {
 
 // permanent says whether repeating cannot help.
 func permanent(err error) bool {
-	var (
-		conflict *ConflictError
-		broken   *BrokenError
-		foreign  *segment.ForeignError
-		deleted  *segment.DeletedError
-	)
-	return errors.Is(err, errNotBefore) || errors.Is(err, errDeleted) || errors.As(err, &deleted) || errors.As(err, &conflict) || errors.As(err, &broken) || errors.As(err, &foreign)
+	return errors.Is(err, errNotBefore) || errors.Is(err, errDeleted) || errors.As(err, new(*segment.DeletedError)) ||
+		errors.As(err, new(*ConflictError)) || errors.As(err, new(*BrokenError)) || errors.As(err, new(*segment.ForeignError))
 }
 
 // retry repeats op until it succeeds, fails for good, or ctx ends.

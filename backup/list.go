@@ -83,11 +83,10 @@ func List(ctx context.Context, a *archive.Archive) iter.Seq2[*Commit, error] {
 			if errors.Is(err, archive.ErrNotExist) {
 				continue // deleted since the listing
 			}
-			var unusable *UnusableError
 			if err != nil {
 				c = nil
 			}
-			if !yield(c, err) || err != nil && !errors.As(err, &unusable) {
+			if !yield(c, err) || err != nil && !errors.As(err, new(*UnusableError)) {
 				return
 			}
 		}
@@ -154,11 +153,10 @@ func LoadManifest(ctx context.Context, a *archive.Archive, c *Commit) (*Manifest
 func Check(ctx context.Context, a *archive.Archive, c *Commit) error {
 	unusable := func(err error) error { return &UnusableError{Object: "backup " + c.ID, Err: err} }
 	_, err := LoadManifest(ctx, a, c)
-	var corrupt *archive.CorruptError
 	switch {
 	case errors.Is(err, archive.ErrNotExist):
 		return unusable(fmt.Errorf("%s is missing", a.SealedName(ManifestName(c.ID))))
-	case errors.As(err, &corrupt):
+	case errors.As(err, new(*archive.CorruptError)):
 		return unusable(err)
 	case err != nil:
 		return err

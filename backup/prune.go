@@ -78,9 +78,8 @@ func (p *Prune) list(ctx context.Context) error {
 		p.stored[name[strings.LastIndexByte(name, '-')+1:]] = info.Modified
 	}
 	for c, err := range List(ctx, p.a) {
-		var unusable *UnusableError
 		switch {
-		case errors.As(err, &unusable):
+		case errors.As(err, new(*UnusableError)):
 			p.Notes = append(p.Notes, err.Error()+"; it is left alone")
 		case err != nil:
 			return err
@@ -189,8 +188,7 @@ func (p *Prune) keepOn(ctx context.Context, tli wal.Timeline, n int) error {
 		}
 		if !slices.Contains(p.Keep, c) {
 			err := Whole(ctx, p.a, c, p.histories[tli])
-			var unusable *UnusableError
-			if errors.As(err, &unusable) {
+			if errors.As(err, new(*UnusableError)) {
 				p.Notes = append(p.Notes, err.Error()+"; it does not count")
 				continue
 			}

@@ -88,9 +88,7 @@ func (g *gatherer) whole(id segment.ID) archive.Piece {
 }
 
 func isDamage(err error) bool {
-	var corrupt *archive.CorruptError
-	var end *wal.EndError
-	return errors.As(err, &corrupt) || errors.As(err, &end)
+	return errors.As(err, new(*archive.CorruptError)) || errors.As(err, new(*wal.EndError))
 }
 
 // setAside takes a damaged piece of a segment out of the facts. It is false

@@ -41,9 +41,7 @@ func (s *Spool) begin(tli wal.Timeline, lsn wal.LSN, skip bool) error {
 		return &OrderError{Timeline: tli, Want: s.size.Floor(lsn), Got: lsn}
 	}
 	end, err := s.follow(tli, lsn)
-	var gap *GapError
-	var order *OrderError
-	if skip && (errors.As(err, &gap) || errors.As(err, &order) || err == nil && lsn < s.size.Floor(end)) {
+	if skip && (errors.As(err, new(*GapError)) || errors.As(err, new(*OrderError)) || err == nil && lsn < s.size.Floor(end)) {
 		err, end = nil, lsn
 	}
 	if err != nil {

@@ -51,8 +51,7 @@ func chainEnd(id Identity, lead []Sealed, p Sealed) (end wal.LSN, sure bool, err
 		}
 	}
 	err = feed(scan, p, id.SegmentSize)
-	var invalid *wal.EndError
-	if errors.As(err, &invalid) {
+	if errors.As(err, new(*wal.EndError)) {
 		err = nil
 	}
 	return max(start, scan.End()), len(lead) > 0 || !scan.UnknownCarry(), err

@@ -56,9 +56,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 		return s, nil
 	}
 	_ = s.Close() // the first error says it all
-	var locked *LockedError
-	var foreign *ForeignError
-	if errors.As(err, &locked) || errors.As(err, &foreign) {
+	if errors.As(err, new(*LockedError)) || errors.As(err, new(*ForeignError)) {
 		return nil, withHint(s.dir, err)
 	}
 	if err = fmt.Errorf("open spool %s: %w", s.dir, err); isFull(err) {
@@ -143,12 +141,10 @@ func (s *Spool) setPosition() {
 
 // withHint says what can be done about the common failures of a spool.
 func withHint(dir string, err error) error {
-	var locked *LockedError
-	var foreign *ForeignError
 	switch {
-	case errors.As(err, &locked):
+	case errors.As(err, new(*LockedError)):
 		return hint.With(err, "what that one is doing: walstream status --spool %s", hint.Quote(dir))
-	case errors.As(err, &foreign):
+	case errors.As(err, new(*ForeignError)):
 		return hint.With(err, "set spool.dir to an empty directory for this cluster")
 	case errors.Is(err, fs.ErrPermission):
 		return hint.With(err, "%s", hint.Access(dir))

@@ -40,8 +40,7 @@ func (s *Spool) Prepare(ctx context.Context, ahead wal.LSN) error {
 	}
 	f, err := s.makePartial(ctx, id, nil, !soon)
 	if err != nil {
-		var full *FullError
-		if ctx.Err() != nil || errors.As(err, &full) {
+		if ctx.Err() != nil || errors.As(err, new(*FullError)) {
 			return nil
 		}
 		return s.fail(err)

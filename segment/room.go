@@ -21,8 +21,7 @@ func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is
 
 // failUnlessFull is fail for everything but a [*FullError].
 func (s *Spool) failUnlessFull(err error) error {
-	var full *FullError
-	if errors.As(err, &full) {
+	if errors.As(err, new(*FullError)) {
 		return withHint(s.dir, fmt.Errorf("spool %s: %w", s.dir, err))
 	}
 	return s.fail(err)
