@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -205,7 +207,8 @@ func (l *looker) leftBehind(ctx context.Context) (*statusView, error) {
 	if err != nil {
 		return nil, err
 	}
-	history, err := newestHistory(view)
+	newest := slices.Max(append(slices.Collect(maps.Keys(view.Histories)), 1))
+	history, err := segment.ParseHistory(newest, view.Histories[newest])
 	if err != nil {
 		return nil, err
 	}
@@ -213,22 +216,6 @@ func (l *looker) leftBehind(ctx context.Context) (*statusView, error) {
 		v.ArchivedLSN, err = archivedUpTo(ctx, l.arch, history)
 	}
 	return v, errors.Join(err, v.readSpool(view))
-}
-
-// newestHistory is that of the newest timeline of which a spool has one.
-func newestHistory(view *segment.SpoolView) (segment.History, error) {
-	history := segment.History{Timeline: 1}
-	for tli, body := range view.Histories {
-		if tli <= history.Timeline {
-			continue
-		}
-		h, err := segment.ParseHistory(tli, body)
-		if err != nil {
-			return h, err
-		}
-		history = h
-	}
-	return history, nil
 }
 
 // archivedUpTo is the end of the archived WAL on the way of history h, tails
