@@ -49,15 +49,11 @@ type Conn struct {
 // Of several hosts it takes the primary with the newest timeline, or with
 // AllowStandby the first that can be reached.
 func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
-	hosts, err := o.Hosts()
+	s, err := o.primary(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(hosts) > 1 && !o.AllowStandby {
-		s, err := newest(ctx, hosts)
-		if err != nil {
-			return nil, err
-		}
+	if s != nil {
 		return s.Conn, nil
 	}
 	cfg, err := parse(o, "replication")
@@ -71,16 +67,13 @@ func ConnectReplication(ctx context.Context, o Options) (*Conn, error) {
 // ConnectSQL opens an ordinary connection to the conninfo's database, or to
 // postgres when it names none. Hosts are chosen as by [ConnectReplication].
 func ConnectSQL(ctx context.Context, o Options) (*Conn, error) {
-	hosts, err := o.Hosts()
-	if err == nil && len(hosts) > 1 && !o.AllowStandby {
-		var s *Server
-		if s, err = newest(ctx, hosts); err == nil {
-			s.Done()
-			o.Host = s.Options.Host
-		}
-	}
+	s, err := o.primary(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if s != nil {
+		s.Done()
+		o.Host = s.Options.Host
 	}
 	cfg, err := parse(o, "postgres")
 	if err != nil {

@@ -208,8 +208,13 @@ func noPrimary(standbys []*Server, failed error) error {
 	return hint.With(err, "promote one of them (pg_ctl promote), or add the primary's address to -d/--dbname")
 }
 
-// newest is the primary that is superseded by none.
-func newest(ctx context.Context, hosts []Options) (*Server, error) {
+// primary is of several hosts the primary that is superseded by none; nil where
+// there is no choice.
+func (o Options) primary(ctx context.Context) (*Server, error) {
+	hosts, err := o.Hosts()
+	if err != nil || len(hosts) < 2 || o.AllowStandby {
+		return nil, err
+	}
 	servers, failed := Survey(ctx, hosts)
 	return Choose(servers, failed, func(*Server) error { return nil })
 }
