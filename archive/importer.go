@@ -135,7 +135,9 @@ func (i *importer) file(ctx context.Context, f ImportFile) error {
 		return err
 	}
 	data, n, err := f.open(int64(size))
-	defer data.Close() // only read
+	if data != nil {
+		defer data.Close() // only read
+	}
 	if data == nil || err != nil && !f.Partial {
 		return &FileError{f.Path, err}
 	}

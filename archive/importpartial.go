@@ -86,10 +86,10 @@ func (i *importer) compareBeginning(ctx context.Context, f ImportFile, id segmen
 func (i *importer) copyPlain(w io.Writer) error {
 	size := int64(i.a.identity.SegmentSize)
 	data, _, err := ImportFile{Path: i.path}.open(size)
-	defer data.Close() // only read
 	if err != nil {
 		return err
 	}
+	defer data.Close() // only read
 	_, err = io.Copy(w, io.NewSectionReader(data, 0, size))
 	return err
 }
