@@ -21,7 +21,6 @@ const (
 	CodeUndefinedObject     = "42704"
 	CodeDuplicateObject     = "42710"
 	CodeUndefinedFile       = "58P01"
-	CodeInternal            = "XX000"
 	CodeDataCorrupted       = "XX001"
 	CodeFeatureNotSupported = "0A000"
 	codeInvalidAuth         = "28000"
