@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -41,6 +42,11 @@ type Commit struct {
 	ChecksumFailures bool `json:"checksum_failures,omitempty"`
 	// FromStandby says that the server was in recovery.
 	FromStandby bool `json:"from_standby,omitempty"`
+	// NextXID is a transaction ID with its epoch: what finished before StartLSN
+	// had a lower one. OldestActiveXID is another: what finishes behind StopLSN
+	// has that or a higher one. Both are 0 where they are not known.
+	NextXID         uint64 `json:"next_xid,omitempty"`
+	OldestActiveXID uint64 `json:"oldest_active_xid,omitempty"`
 }
 
 // Part is one tar.zst object. Parts are independent of each other; no file is
@@ -62,6 +68,14 @@ type Tablespace struct {
 	// Location is the absolute path on the source, or one relative to the
 	// data directory for a tablespace in place.
 	Location string `json:"location"`
+}
+
+// bound takes what the control file of the backup tells of transactions, as far
+// as its checkpoint is one of the backup.
+func (c *Commit) bound(control controlfile.Control) {
+	if c.StartLSN <= control.Redo && control.Redo <= c.StopLSN {
+		c.NextXID, c.OldestActiveXID = control.NextXID, control.OldestActiveXID
+	}
 }
 
 // CommitName is the object name of c: one listing shows all backups, in order

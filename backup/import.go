@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -205,12 +204,8 @@ func (l label) times(m *Manifest) (started, finished time.Time, err error) {
 
 // identify compares the files that say whose backup it is with the archive.
 func (p *packer) identify(c *Commit) error {
-	control := p.kept[controlFile].Bytes()
-	if len(control) < 8 {
-		return fmt.Errorf("%s is missing", controlFile)
-	}
-	// ControlFileData begins with the system identifier (pg_control.h).
-	if id := binary.LittleEndian.Uint64(control); id != c.SystemIdentifier {
+	c.bound(p.in.control)
+	if id := p.in.control.SystemIdentifier; id != c.SystemIdentifier {
 		return fmt.Errorf("it is of another cluster: system identifier %d, not %d", id, c.SystemIdentifier)
 	}
 	c.ServerVersion = strings.TrimSpace(p.kept[versionFile].String())

@@ -9,13 +9,14 @@ import (
 	"hash"
 	"io"
 	"strings"
+
+	"github.com/walstream/walstream/internal/controlfile"
 )
 
 const (
 	// checksumAlgorithm is what the server is asked to write into the
 	// manifest.
 	checksumAlgorithm = "CRC32C"
-	controlFile       = "global/pg_control"
 	tarBlock          = 512
 )
 
@@ -35,6 +36,7 @@ type intake struct {
 	algorithm  func(path string) string
 	tablespace uint32
 	files      map[string]fileSum
+	control    controlfile.Control
 	manifest   bytes.Buffer
 	buf        []byte
 }
@@ -163,7 +165,7 @@ func (in *intake) add(h *tar.Header, body io.Reader) error {
 // cut begins a new part where one is needed before an entry: the control file
 // gets one of its own, so that a restore can lay it down last.
 func (in *intake) cut(h *tar.Header) error {
-	control := in.tablespace == 0 && h.Name == controlFile
+	control := in.tablespace == 0 && h.Name == controlfile.Path
 	if p := in.parts.open; p != nil {
 		full := p.PlainBytes+tarBlock+h.Size > in.partSize
 		if !full && !control && !p.Control {
@@ -181,6 +183,16 @@ func (in *intake) cut(h *tar.Header) error {
 func (in *intake) file(path string, size int64, body io.Reader) error {
 	if _, twice := in.files[path]; twice {
 		return fmt.Errorf("file %q was sent twice", path)
+	}
+	if path == controlfile.Path {
+		b, err := io.ReadAll(io.LimitReader(body, min(size, controlfile.Size)))
+		if err == nil {
+			in.control, err = controlfile.Parse(b)
+		}
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
 	}
 	passed := fileSum{size: size, algorithm: in.algorithm(path)}
 	var w io.Writer = in.parts.tar

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/testkit/memstore"
 )
 
@@ -185,5 +186,23 @@ func TestIntakeHugeFile(t *testing.T) {
 	}
 	if _, _, err := takeIn(t, b.Bytes(), 512); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%v, want it to miss only the contents", err)
+	}
+}
+
+// A control file that was torn is no backup.
+func TestTornControlFile(t *testing.T) {
+	var stream bytes.Buffer
+	w := tar.NewWriter(&stream)
+	if err := w.WriteHeader(&tar.Header{Name: controlfile.Path, Size: controlfile.Size, Mode: 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(bytes.Repeat([]byte{1}, controlfile.Size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := takeIn(t, stream.Bytes(), 512); err == nil || !strings.Contains(err.Error(), "CRC is wrong") {
+		t.Errorf("%v", err)
 	}
 }

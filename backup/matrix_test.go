@@ -43,6 +43,9 @@ func takeDamaged(t *testing.T, major int) {
 		if commit.ChecksumFailures != damaged {
 			t.Errorf("damaged: %v, the backup says %v", damaged, commit.ChecksumFailures)
 		}
+		if got, want := xids(commit), controlXIDs(t, c); got != want {
+			t.Errorf("transaction IDs %s, pg_control has %s", got, want)
+		}
 		if commit.MajorVersion != major || commit.PlainBytes < 10<<20 || commit.StopLSN <= commit.StartLSN {
 			t.Errorf("commit object %+v", commit)
 		}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/walstream/walstream/internal/controlfile"
 )
 
 // autoConf is what pg_basebackup -R adds lines to, behind the manifest's back.
@@ -40,7 +42,7 @@ type packer struct {
 
 func newPacker(w *partWriter, cfg ImportConfig, m *Manifest) *packer {
 	p := &packer{size: map[string]int64{}, kept: map[string]*bytes.Buffer{}, moved: cfg.Progress}
-	for _, name := range []string{controlFile, versionFile, mapFile} {
+	for _, name := range []string{controlfile.Path, versionFile, mapFile} {
 		p.kept[name] = &bytes.Buffer{}
 	}
 	algorithms := map[string]string{}
@@ -76,7 +78,7 @@ func (p *packer) run(ctx context.Context, src *Source) error {
 
 func (p *packer) end() error {
 	if h := p.control; h != nil && p.in.tablespace == 0 {
-		if err := p.in.add(h, bytes.NewReader(p.kept[controlFile].Bytes())); err != nil {
+		if err := p.in.add(h, bytes.NewReader(p.kept[controlfile.Path].Bytes())); err != nil {
 			return err
 		}
 	}
@@ -102,7 +104,7 @@ func (p *packer) add(h *tar.Header, body io.Reader) error {
 	if out.Size > maxKept {
 		return fmt.Errorf("%s has %d bytes", h.Name, out.Size)
 	}
-	if h.Name == controlFile {
+	if h.Name == controlfile.Path {
 		p.control = out
 		_, err := io.CopyN(kept, body, out.Size)
 		return err

@@ -156,6 +156,7 @@ func receive(ctx context.Context, cfg Config, s *stream, c *Commit) (*intake, er
 	c.Finished = cfg.Now().UTC()
 	c.Tablespaces = s.tablespaces
 	c.ChecksumFailures = damaged
+	c.bound(in.control)
 	c.count()
 	return in, nil
 }

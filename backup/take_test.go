@@ -3,9 +3,11 @@ package backup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/pg"
 	"github.com/walstream/walstream/internal/testkit"
@@ -43,6 +46,58 @@ func TestTakeFindsDamagedPage(t *testing.T) {
 	if err := checkWhole(a, commit); err != nil {
 		t.Error(err)
 	}
+}
+
+// A commit object tells from where to where a transaction may have finished,
+// one that was open or prepared too.
+func TestTakeBoundsTransactions(t *testing.T) {
+	c := startServer(t, false)
+	c.Configure("max_prepared_transactions = 5")
+	c.Stop(syscall.SIGINT)
+	c.Start()
+	a := pinned(t, c, memstore.New())
+	nameWAL(t, c, a, 1, 40)
+	take := func() *Commit {
+		commit, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := xids(commit), controlXIDs(t, c); got != want {
+			t.Errorf("transaction IDs %s, pg_control has %s", got, want)
+		}
+		return commit
+	}
+	if commit := take(); commit.OldestActiveXID != commit.NextXID {
+		t.Errorf("of a server without transactions: %s", xids(commit))
+	}
+	c.Psql(t, "BEGIN; CREATE TABLE t(); PREPARE TRANSACTION 'p'")
+	xid, err := strconv.ParseUint(c.Psql(t, "SELECT transaction FROM pg_prepared_xacts"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c.Psql(t, "SELECT txid_current()")
+	}
+	if commit := take(); commit.OldestActiveXID != xid || commit.NextXID < commit.OldestActiveXID+4 {
+		t.Errorf("with %d prepared: %s", xid, xids(commit))
+	}
+	// The checkpoint of a shutdown does not tell of prepared transactions.
+	c.Stop(syscall.SIGINT)
+	body, err := os.ReadFile(filepath.Join(c.DataDir, controlfile.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if control, err := controlfile.Parse(body); err != nil || control.OldestActiveXID > xid || control.OldestActiveXID == 0 {
+		t.Errorf("stopped with %d prepared: %+v, %v", xid, control, err)
+	}
+}
+
+func xids(c *Commit) string { return fmt.Sprintf("next %d, oldest %d", c.NextXID, c.OldestActiveXID) }
+
+// controlXIDs is the same as PostgreSQL tells it of its last checkpoint.
+func controlXIDs(t *testing.T, c *testkit.Cluster) string {
+	return c.Psql(t, `SELECT format('next %s, oldest %s', split_part(next_xid, ':', 1)::int8 * 4294967296 + split_part(next_xid, ':', 2)::int8,
+		split_part(next_xid, ':', 1)::int8 * 4294967296 + oldest_active_xid::text::int8) FROM pg_control_checkpoint()`)
 }
 
 func flipByte(t *testing.T, file string, off int64) {

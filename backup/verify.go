@@ -3,6 +3,8 @@ package backup
 import (
 	"bytes"
 	"fmt"
+
+	"github.com/walstream/walstream/internal/controlfile"
 )
 
 // check compares the manifest with what came of the backup.
@@ -11,7 +13,7 @@ func (m *Manifest) check(files map[string]fileSum, c *Commit) error {
 		return fmt.Errorf("system identifier %d in backup_manifest is not that of the cluster, %d", m.SystemIdentifier, c.SystemIdentifier)
 	}
 	if n := len(c.Parts); n == 0 || !c.Parts[n-1].Control {
-		return fmt.Errorf("%s was not sent, or not last", controlFile)
+		return fmt.Errorf("%s was not sent, or not last", controlfile.Path)
 	}
 	if err := m.compare(files); err != nil {
 		return err

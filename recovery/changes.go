@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/wal"
 )
@@ -86,8 +87,8 @@ func (r *restore) checkTablespaces() error {
 
 // raised are the settings that replay needs larger than they were when the
 // backup was taken.
-func (p *Plan) raised(c control) (list []Setting) {
-	for i, had := range limits(c.settings) {
+func (p *Plan) raised(c controlfile.Control) (list []Setting) {
+	for i, had := range limits(c.Settings) {
 		most := had.value
 		for _, change := range p.Changes.Settings {
 			most = max(most, limits(change)[i].value)

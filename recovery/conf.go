@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/ready"
 )
@@ -183,10 +184,10 @@ func keepHome(conf []byte, dir string) ([]byte, error) {
 
 // minimalConf is what a data directory needs to be started and may lack:
 // Debian keeps these files outside of it, so they are in no backup.
-func minimalConf(c control) map[string]string {
+func minimalConf(c controlfile.Control) map[string]string {
 	conf := "# Written by walstream restore: the backup held no postgresql.conf.\n" +
 		"# These must not be lower than they were on the primary.\n"
-	for _, l := range limits(c.settings) {
+	for _, l := range limits(c.Settings) {
 		conf += fmt.Sprintf("%s = %d\n", l.name, l.value)
 	}
 	return map[string]string{

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/crashpoint"
 )
 
@@ -67,27 +68,27 @@ func (r *restore) checkLabel() error {
 }
 
 // readControl reads the backup's pg_control, which must be of the cluster.
-func (r *restore) readControl() (c control, err error) {
+func (r *restore) readControl() (c controlfile.Control, err error) {
 	body, err := r.data().ReadFile(heldBack)
 	if err != nil {
-		return c, fmt.Errorf("backup %s has no %s: %w", r.Backup.ID, controlFile, err)
+		return c, fmt.Errorf("backup %s has no %s: %w", r.Backup.ID, controlfile.Path, err)
 	}
-	if c, err = parseControl(body); err != nil {
+	if c, err = controlfile.Parse(body); err != nil {
 		return c, err
 	}
-	if c.systemIdentifier != r.Identity.SystemIdentifier || c.segmentSize != r.Identity.SegmentSize {
+	if c.SystemIdentifier != r.Identity.SystemIdentifier || c.SegmentSize != r.Identity.SegmentSize {
 		return c, fmt.Errorf("%s is of system identifier %d with segments of %d bytes, not of %d with %d",
-			controlFile, c.systemIdentifier, c.segmentSize, r.Identity.SystemIdentifier, r.Identity.SegmentSize)
+			controlfile.Path, c.SystemIdentifier, c.SegmentSize, r.Identity.SystemIdentifier, r.Identity.SegmentSize)
 	}
-	if want := controlVersion(r.Identity.MajorVersion); c.version != want {
-		return c, fmt.Errorf("%s has version %d, that of PostgreSQL %d is %d", controlFile, c.version, r.Identity.MajorVersion, want)
+	if want := controlfile.Version(r.Identity.MajorVersion); c.Version != want {
+		return c, fmt.Errorf("%s has version %d, that of PostgreSQL %d is %d", controlfile.Path, c.Version, r.Identity.MajorVersion, want)
 	}
 	return c, nil
 }
 
 // addMissing writes the configuration files that the backup lacks, and its
 // manifest.
-func (r *restore) addMissing(ctx context.Context, c control) error {
+func (r *restore) addMissing(ctx context.Context, c controlfile.Control) error {
 	confs := minimalConf(c)
 	for _, name := range slices.Sorted(maps.Keys(confs)) {
 		if err := writeNew(r.data(), name, []byte(confs[name]), r.owner); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/crashpoint"
 )
 
@@ -237,7 +238,7 @@ func (x *extractor) file(name string, mode fs.FileMode, body io.Reader) error {
 	if err := x.makeDirs(path.Dir(name)); err != nil {
 		return err
 	}
-	if listed == controlFile {
+	if listed == controlfile.Path {
 		name = heldBack
 	}
 	f, err := x.place.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

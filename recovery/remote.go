@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/segment"
 	"github.com/walstream/walstream/wal"
 )
@@ -109,13 +110,13 @@ func (g *walGet) sameCluster(header string) error {
 	if err := json.Unmarshal([]byte(header), &have); err != nil || !have.SegmentSize.Valid() {
 		return fmt.Errorf("%s: %q", clusterHeader, header)
 	}
-	control, err := os.ReadFile(filepath.Join(g.wal, "..", "global", "pg_control"))
+	control, err := os.ReadFile(filepath.Join(g.wal, "..", controlfile.Path))
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // called by hand
 	case err != nil:
 		return err
 	case len(control) < 8:
-		return errors.New("global/pg_control is cut off")
+		return errors.New(controlfile.Path + " is cut off")
 	default:
 		want := have
 		want.SystemIdentifier = binary.LittleEndian.Uint64(control)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/walstream/walstream/archive"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/crashpoint"
 	"github.com/walstream/walstream/internal/fsx"
 	"github.com/walstream/walstream/internal/hint"
@@ -62,8 +63,7 @@ const (
 	partsFile = "parts"
 	// heldBack is pg_control until everything else is durable. Without it
 	// no server starts.
-	heldBack    = "global/pg_control.walstream"
-	controlFile = "global/pg_control"
+	heldBack = controlfile.Path + ".walstream"
 )
 
 // SettingsIn is the recovery configuration that Execute will write.
@@ -298,7 +298,7 @@ func (r *restore) data() *os.Root { return r.places[0].root }
 func (r *restore) finish(context.Context) error {
 	crashpoint.Hit(crashpoint.RestoreSynced)
 	if !r.whole {
-		if err := r.data().Rename(heldBack, controlFile); err != nil {
+		if err := r.data().Rename(heldBack, controlfile.Path); err != nil {
 			return err
 		}
 	}

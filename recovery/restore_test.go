@@ -23,6 +23,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 	"github.com/walstream/walstream/internal/testkit/memstore"
 )
@@ -224,10 +225,10 @@ func TestExecuteRefusesDamage(t *testing.T) {
 		}, "neither file nor directory"},
 		"device":          {func(m *made) { m.extra = []tar.Header{{Name: "base/dev", Typeflag: tar.TypeChar}} }, "neither file nor directory"},
 		"no backup_label": {func(m *made) { delete(m.files[0], "backup_label"); delete(m.listed, "backup_label") }, "no usable backup_label"},
-		"no pg_control":   {func(m *made) { delete(m.files[2], controlFile); delete(m.listed, controlFile) }, "no global/pg_control"},
+		"no pg_control":   {func(m *made) { delete(m.files[2], controlfile.Path); delete(m.listed, controlfile.Path) }, "no global/pg_control"},
 		"foreign control": {func(m *made) {
 			b := bytes.Repeat([]byte{1}, 8192)
-			m.files[2][controlFile], m.listed[controlFile] = string(b), string(b)
+			m.files[2][controlfile.Path], m.listed[controlfile.Path] = string(b), string(b)
 		}, "pg_control is damaged"},
 		"other major":        {func(m *made) { m.plan.Identity.MajorVersion = 17 }, "pg_control has version 1300, that of PostgreSQL 17 is 1700"},
 		"unknown tablespace": {func(m *made) { m.plan.Backup.Tablespaces[0].OID = 5 }, "tablespace 16385"},
@@ -242,7 +243,7 @@ func TestExecuteRefusesDamage(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%v, want an error with %q", err, c.want)
 			}
-			if _, err := os.Stat(filepath.Join(cfg.Dir, controlFile)); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(filepath.Join(cfg.Dir, controlfile.Path)); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("pg_control is in place: %v", err)
 			}
 			if _, err := os.Stat(filepath.Join(filepath.Dir(cfg.Dir), "escaped")); !errors.Is(err, fs.ErrNotExist) {
@@ -360,7 +361,7 @@ func TestExecuteInterrupted(t *testing.T) {
 	if err := m.plan.Execute(ctx, cfg); !errors.Is(err, enough) && !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(cfg.Dir, controlFile)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(cfg.Dir, controlfile.Path)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pg_control is in place: %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 )
 
@@ -38,7 +39,7 @@ func (r *restore) checkUnfinished() error {
 	if err != nil {
 		return err
 	}
-	_, control := os.Lstat(filepath.Join(r.cfg.Dir, controlFile))
+	_, control := os.Lstat(filepath.Join(r.cfg.Dir, controlfile.Path))
 	_, label := os.Lstat(filepath.Join(r.cfg.Dir, "backup_label"))
 	r.whole = control == nil && label == nil // a server that was started has renamed the label
 	here := string(removal) == r.removal()+"\n" && (r.whole || control != nil)
@@ -192,7 +193,7 @@ func (p *place) listed(name string) string {
 	case p.oid != 0:
 		return fmt.Sprintf("pg_tblspc/%d/%s", p.oid, name)
 	case name == heldBack:
-		return controlFile
+		return controlfile.Path
 	}
 	return name
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/walstream/walstream/archive"
 	"github.com/walstream/walstream/backup"
+	"github.com/walstream/walstream/internal/controlfile"
 	"github.com/walstream/walstream/internal/hint"
 )
 
@@ -173,7 +174,7 @@ func TestResumeRefuses(t *testing.T) {
 			return os.WriteFile(filepath.Join(cfg.Dir, "precious"), nil, 0o600)
 		}, "precious is not of the restore"},
 		"other cluster": {func(_ *made, cfg *RestoreConfig) error {
-			return errors.Join(os.Remove(filepath.Join(cfg.Dir, "backup_label")), os.WriteFile(filepath.Join(cfg.Dir, controlFile), nil, 0o600))
+			return errors.Join(os.Remove(filepath.Join(cfg.Dir, "backup_label")), os.WriteFile(filepath.Join(cfg.Dir, controlfile.Path), nil, 0o600))
 		}, "an earlier restore"},
 	} {
 		t.Run(name, func(t *testing.T) {
