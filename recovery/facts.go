@@ -50,6 +50,8 @@ type Facts struct {
 	First map[Want]uint64
 	// Changes answers [WantChanges].
 	Changes map[Want]wal.Changes
+
+	lasts map[wal.Timeline]uint64 // what last found, while nothing is added
 }
 
 // NoSegment is behind the number of every segment.
@@ -190,6 +192,17 @@ func (f *Facts) listed(id segment.ID) bool {
 // h.Timeline: the last one of which there is something, or the one in which the
 // timeline begins.
 func (f *Facts) last(h segment.History) (uint64, error) {
+	if last, ok := f.lasts[h.Timeline]; ok {
+		return last, nil
+	}
+	last, err := f.findLast(h)
+	if err == nil && f.lasts != nil {
+		f.lasts[h.Timeline] = last
+	}
+	return last, err
+}
+
+func (f *Facts) findLast(h segment.History) (uint64, error) {
 	size := f.Identity.SegmentSize
 	start, _ := h.StartOf(h.Timeline)
 	begin := uint64(start) / uint64(size)

@@ -19,10 +19,14 @@ func (g *gatherer) answerFirst(ctx context.Context, w Want) (err error) {
 	if w.Target.Kind == KindName && w.Target.Name != "" {
 		hit, found, err = g.firstNoted(ctx, h, w)
 	}
-	for no, n := w.From, 1; err == nil && !found && no <= w.To; n = min(2*n, atOnce) {
+	var where within
+	if w.Target.Kind == KindXID && err == nil {
+		where, err = g.finishing(ctx, h, w.Target.XID)
+	}
+	for no, n := where.next(w.From), 1; err == nil && !found && no <= w.To; n = min(2*n, atOnce) {
 		var runs [][]segment.ID
 		var wants []Want
-		for ; no <= w.To && len(runs) < n; no += uint64(len(runs[len(runs)-1])) {
+		for ; no <= w.To && len(runs) < n; no = where.next(no + uint64(len(runs[len(runs)-1]))) {
 			run := g.run(h, no, w.To)
 			runs = append(runs, run)
 			block := g.facts.block(run[0])

@@ -48,7 +48,7 @@ func TestFirst(t *testing.T) {
 	for _, indexed := range []uint64{1000, 3000, 5000} {
 		for _, noted := range []bool{false, true} {
 			v := small(t, indexed)
-			v.points = noted
+			v.points, v.bounds = noted, noted
 			g := v.gather(t)
 			rnd := rand.New(rand.NewPCG(1, indexed))
 			for range 60 {

@@ -85,6 +85,7 @@ func MakePlan(f Facts, t Target) (*Plan, []Want, error) {
 	if err := t.Validate(); err != nil {
 		return nil, nil, err
 	}
+	f.lasts = map[wal.Timeline]uint64{}
 	p, err := f.plan(t)
 	if wants := wanted(err); wants != nil {
 		return nil, wants, nil

@@ -33,6 +33,7 @@ type vast struct {
 	last, indexed uint64 // the first without an index
 	every         uint64 // segments from backup to backup
 	points        bool   // are noted
+	bounds        bool   // backups tell which transactions were over
 	delay         time.Duration
 	clocks        bool        // the IDs of backups tell when they were taken
 	plain, marked wal.Summary // of segment 1, without and with a restore point
@@ -44,7 +45,7 @@ type vast struct {
 }
 
 func newVast(t testing.TB, last, indexed uint64) *vast {
-	v := &vast{Store: memstore.New(), last: last, indexed: indexed, every: 2500, points: true, clocks: true, begin: clock("00:00"), made: map[string][]byte{}}
+	v := &vast{Store: memstore.New(), last: last, indexed: indexed, every: 2500, points: true, bounds: true, clocks: true, begin: clock("00:00"), made: map[string][]byte{}}
 	a := v.open(t)
 	for _, marked := range []bool{false, true} {
 		h, err := a.Describe(archive.Piece{ID: v.id(1), To: int64(testSize)}, bytes.NewReader(v.body(1, marked)), nil)
@@ -144,6 +145,9 @@ func (v *vast) commit(k uint64) *backup.Commit {
 	c.ID = c.Started.Format("20060102T150405Z")
 	if !v.clocks {
 		c.ID = clock("00:00").Add(time.Duration(k) * time.Second).Format("20060102T150405Z")
+	}
+	if v.bounds { // two are assigned ahead, one is always very old
+		c.NextXID, c.OldestActiveXID = uint64(v.xid(no, 2)), uint64(v.xid(no, 0)-400)
 	}
 	c.Parts = []backup.Part{{Name: backup.PartName(c.ID, 1), Control: true}}
 	return c
@@ -365,8 +369,19 @@ func TestPlanOfAMillionSegments(t *testing.T) {
 	}
 	for _, no := range []uint64{1, 500_000, 997_000, 999_500} {
 		p, n, err := v.plan(t, Target{Kind: KindXID, XID: v.xid(no, 2)})
-		if err != nil || uint64(p.End)/uint64(testSize) != no || p.Before.XID != v.xid(no, 2) || n+parts > 1100 {
+		if err != nil || uint64(p.End)/uint64(testSize) != no || p.Before.XID != v.xid(no, 2) || n+parts > 100 {
 			t.Errorf("xid in %d: %+v with %d requests, %v", no, p, n, err)
+		}
+	}
+	if _, n, err := v.plan(t, Target{Kind: KindXID, XID: v.xid(v.last+1, 0)}); err == nil || n+parts > 1500 { // it lists all WAL
+		t.Errorf("xid behind the end: %d requests, %v", n, err)
+	}
+	// Backups of an older version tell nothing of transactions.
+	v.bounds = false
+	for _, no := range []uint64{1, 500_000, 999_500} {
+		p, n, err := v.plan(t, Target{Kind: KindXID, XID: v.xid(no, 2)})
+		if err != nil || uint64(p.End)/uint64(testSize) != no || n+parts > 1100 {
+			t.Errorf("xid in %d without bounds: %+v with %d requests, %v", no, p, n, err)
 		}
 	}
 }
