@@ -108,15 +108,16 @@ func (g *gatherer) firstIn(ctx context.Context, w Want, run []segment.ID) (uint6
 		if err := g.list(ctx, run[0]); err != nil {
 			return 0, err
 		}
-		run = slices.DeleteFunc(run, func(id segment.ID) bool { return g.facts.Segments[id].best() == pieceNone })
-		if t.Kind == KindTime {
-			return g.firstPast(ctx, t, run)
-		}
 		if w.Likely {
-			var err error
-			if run, err = g.likely(ctx, t.XID, run); err != nil {
+			some, err := g.likely(ctx, w, block)
+			if err != nil {
 				return 0, err
 			}
+			run = slices.DeleteFunc(run, func(id segment.ID) bool { return !slices.Contains(some, id) })
+		}
+		run = g.present(run)
+		if t.Kind == KindTime {
+			return g.firstPast(ctx, t, run)
 		}
 		wants := make([]Want, len(run))
 		for i, id := range run {
@@ -134,10 +135,24 @@ func (g *gatherer) firstIn(ctx context.Context, w Want, run []segment.ID) (uint6
 	return NoSegment, nil
 }
 
-// likely is those of a run in which xid is likely to have finished: a few around
-// the first whose IDs reach it, and those that are not archived.
-func (g *gatherer) likely(ctx context.Context, xid uint32, run []segment.ID) ([]segment.ID, error) {
+// present is those of a run of which there is something.
+func (g *gatherer) present(run []segment.ID) []segment.ID {
+	return slices.DeleteFunc(run, func(id segment.ID) bool { return g.facts.Segments[id].best() == pieceNone })
+}
+
+// likely is those of a block in which a transaction is likely to have finished:
+// a few around the first whose IDs reach it, and those that are not archived.
+// They do not depend on where the search begins, so that it is not found from an
+// older backup only.
+func (g *gatherer) likely(ctx context.Context, w Want, block segment.ID) ([]segment.ID, error) {
 	const around = 8
+	h, _ := g.facts.history(w.Timeline)
+	size := g.facts.Identity.SegmentSize
+	begin := block
+	for h.SegmentAt(begin.Start(size), size) != begin { // the timeline begins behind it
+		begin.No++
+	}
+	run, xid := g.present(g.run(h, begin.No, w.To)), w.Target.XID
 	n := slices.IndexFunc(run, func(id segment.ID) bool { return g.facts.Segments[id].best() != pieceArchived })
 	if n < 0 {
 		n = len(run)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walstream/walstream/internal/testkit"
 )
@@ -79,5 +83,74 @@ func TestRestoreReachesEveryKindOfTarget(t *testing.T) {
 			}
 			restored.Stop(2)
 		})
+	}
+}
+
+// A transaction is found where it finished, however many backups were taken
+// since it began: one that stayed open, one that was prepared, and one that was
+// rolled back, the newest backup before their ends being the one to begin with.
+func TestRestoreToTransactionAcrossBackups(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testkit.Config{SegmentSizeMB: 1, Settings: []string{"max_prepared_transactions = 5"}})
+	w.receive("--create-slot")
+	w.primary.Psql(t, "CREATE TABLE t (who text)")
+	begin := func(who string) (conn *pgconn.PgConn, xid string) {
+		conn, err := pgconn.Connect(t.Context(), w.primary.Conninfo()+" dbname=postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		results, err := conn.Exec(t.Context(), fmt.Sprintf("BEGIN; INSERT INTO t VALUES ('%s'); SELECT pg_current_xact_id()", who)).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn, string(results[2].Rows[0][0])
+	}
+	end := func(conn *pgconn.PgConn, sql string) {
+		if _, err := conn.Exec(t.Context(), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open, openXID := begin("open")
+	prepared, preparedXID := begin("prepared")
+	end(prepared, "PREPARE TRANSACTION 'p'")
+	rolled, rolledXID := begin("rolled back")
+	backups := []string{}
+	take := func(n int) {
+		for range n {
+			var taken struct {
+				ID string `json:"id"`
+			}
+			decode(t, w.must("backup", "--checkpoint", "fast", "--json"), &taken)
+			backups = append(backups, taken.ID)
+			w.history(2)
+		}
+	}
+	take(2)
+	end(open, "COMMIT")
+	take(2)
+	end(prepared, "COMMIT PREPARED 'p'")
+	take(2)
+	end(rolled, "ROLLBACK")
+	take(1)
+	w.archived()
+
+	for xid, newest := range map[string]string{openXID: backups[1], preparedXID: backups[3], rolledXID: backups[5]} {
+		var plan struct {
+			Backup struct {
+				ID string `json:"id"`
+			} `json:"backup"`
+			Before struct {
+				XID uint32 `json:"xid"`
+			} `json:"before"`
+		}
+		decode(t, w.must("restore", filepath.Join(w.dir, "r"), "--target-xid", xid, "--dry-run", "--json"), &plan)
+		if plan.Backup.ID != newest || fmt.Sprint(plan.Before.XID) != xid {
+			t.Errorf("transaction %s: backup %s up to %d, want backup %s of %v", xid, plan.Backup.ID, plan.Before.XID, newest, backups)
+		}
+	}
+	restored := w.restore(filepath.Join(w.dir, "restored"), "--target-xid", preparedXID)
+	if got := restored.Psql(t, "SELECT string_agg(who, ', ' ORDER BY who) FROM t"); got != "open, prepared" {
+		t.Errorf("restored to the one that was prepared there is: %s", got)
 	}
 }
