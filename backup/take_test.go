@@ -336,19 +336,20 @@ func TestTakeTwiceInOneSecond(t *testing.T) {
 	t.Chdir(tmp)
 	now := time.Date(2026, 11, 22, 1, 0, 59, 0, time.UTC)
 	type result struct {
-		commit *Commit
-		err    error
+		commit      *Commit
+		err         error
+		last, total int64 // of the progress
 	}
 	results := make(chan result, 2)
-	var total, last atomic.Int64
 	for range 2 {
 		go func() {
-			commit, err := Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast,
+			var r result
+			r.commit, r.err = Take(t.Context(), Config{Server: pg.Options{Conninfo: c.Conninfo()}, Archive: a, Checkpoint: Fast,
 				Label: `it's "full"`, MaxRate: 1 << 30,
 				Now:      func() time.Time { return now },
-				Progress: func(done, estimate int64) { last.Store(done); total.Store(estimate) },
+				Progress: func(done, estimate int64) { r.last, r.total = done, estimate },
 			})
-			results <- result{commit, err}
+			results <- r
 		}()
 	}
 	ids := map[string]bool{}
@@ -362,8 +363,8 @@ func TestTakeTwiceInOneSecond(t *testing.T) {
 			t.Error(err)
 		}
 		// The server's estimate leaves out headers and padding.
-		if e := total.Load(); e < r.commit.PlainBytes/2 || e > 2*r.commit.PlainBytes || last.Load() < e/2 {
-			t.Errorf("progress ended at %d of %d, the backup has %d bytes", last.Load(), e, r.commit.PlainBytes)
+		if r.total < r.commit.PlainBytes/2 || r.total > 2*r.commit.PlainBytes || r.last < r.total/2 {
+			t.Errorf("progress ended at %d of %d, the backup has %d bytes", r.last, r.total, r.commit.PlainBytes)
 		}
 	}
 	if !ids["20261122T010059Z"] || !ids["20261122T010100Z"] {
