@@ -63,6 +63,7 @@ func newMade(t *testing.T) *made {
 	maps.Copy(m.listed, m.files[2])
 	m.listed["pg_tblspc/16385/PG_15_202209061/5/16386"] = "in a tablespace"
 	m.plan = testPlan(Target{})
+	m.plan.Timeline = 1
 	m.plan.Identity = testCluster
 	m.plan.Backup = backup.Commit{
 		FormatVersion: 1, ID: "20261122T010003Z", Identity: testCluster, Timeline: 1, StartTimeline: 1, StartLSN: 0x100028, StopLSN: 0x100200,

@@ -49,7 +49,7 @@ func interrupted(t *testing.T) (m *made, cfg RestoreConfig, store *partsRead) {
 	cfg = m.config(t)
 	cfg.Jobs = 1
 	err := m.plan.Execute(t.Context(), cfg)
-	if err == nil || !strings.Contains(strings.Join(hint.Of(err), "\n"), "go on with what is missing: walstream restore --backup 20261122T010003Z --target-timeline 3 DIR") {
+	if err == nil || !strings.Contains(strings.Join(hint.Of(err), "\n"), "go on with what is missing: walstream restore --backup 20261122T010003Z --target-timeline 1 DIR") {
 		t.Fatalf("%v, %q", err, hint.Of(err))
 	}
 	store.parts, store.fail = nil, 9
