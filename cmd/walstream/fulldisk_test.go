@@ -68,11 +68,7 @@ func TestSpoolFull(t *testing.T) {
 	}
 
 	fillUp()
-	began := time.Now()
 	r.stop()
-	if took := time.Since(began); took > 40*time.Second {
-		t.Errorf("the stop took %s", took)
-	}
 	move(t, away, w.archive)
 	w.receive()
 	ws.atLeast(t, 50)
