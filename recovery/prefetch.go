@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,9 +27,6 @@ const (
 	// prefetchBeat is how often a server sees whether it is still wanted, and
 	// tells those who wait that it lives.
 	prefetchBeat = time.Second
-	// prefetchLook is how often it sees whether segments were taken: about as
-	// soon as a process that is started to ask would have told it.
-	prefetchLook = 5 * time.Millisecond
 )
 
 // PrefetchConfig says what a [Prefetcher] fetches.
@@ -102,6 +100,12 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 		group.Go(func() error { p.work(ctx); return nil })
 	}
 	group.Go(func() error { p.watch(ctx); return nil })
+	if moves, err := p.cfg.Dir.moves(); err != nil { // this user has too many
+		p.cfg.Log.Warn().Err(err).Msg("what is taken is seen each second only")
+	} else {
+		group.Go(func() error { p.notice(moves); return nil })
+		group.Go(func() error { <-ctx.Done(); return moves.Close() }) // ends Read
+	}
 	for {
 		conn, err := p.cfg.Dir.listener.Accept()
 		if err != nil {
@@ -115,18 +119,24 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 	return errors.Join(err, p.cfg.Dir.remove())
 }
 
-// watch sees what is taken, and ends the server when it is not wanted any more.
+// notice sees at once what is taken, until moves is closed.
+func (p *Prefetcher) notice(moves *os.File) {
+	for events := make([]byte, 4096); ; p.taken() {
+		if _, err := moves.Read(events); err != nil {
+			return
+		}
+	}
+}
+
+// watch ends the server when it is not wanted any more.
 func (p *Prefetcher) watch(ctx context.Context) {
 	tick := time.NewTicker(prefetchBeat)
 	defer tick.Stop()
-	look := time.NewTicker(prefetchLook)
-	defer look.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case <-look.C:
-			p.taken()
 		case <-tick.C:
+			p.taken()
 			p.mu.Lock()
 			idle := time.Since(p.asked) > prefetchIdle
 			p.mu.Unlock()

@@ -92,6 +92,19 @@ func InheritPrefetchDir(wal string, handle, socket *os.File) (*PrefetchDir, erro
 	return &PrefetchDir{path: dir, handle: handle, listener: listener}, err
 }
 
+// moves can be read from, what does not matter, when a file there has got another
+// name or is gone.
+func (d *PrefetchDir) moves() (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.InotifyAddWatch(fd, d.path, unix.IN_MOVED_FROM|unix.IN_DELETE); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), "inotify"), nil
+}
+
 // Close gives it up in this process. The lock is held until all have.
 func (d *PrefetchDir) Close() error { return errors.Join(d.listener.Close(), d.handle.Close()) }
 
