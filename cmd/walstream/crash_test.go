@@ -113,8 +113,8 @@ func (c *crashes) streaming() {
 		case crashpoint.SpoolWritten, crashpoint.SpoolSynced, crashpoint.AckSent:
 			n = 1 + rand.IntN(50)
 		case crashpoint.StoreConfirmed:
-			kills = append(kills, func() { // an object is there, and the spool does not know
-				c.killAt(crashpoint.StoreLinked, 1, "receive")
+			kills = append(kills, func() { // a segment is there, and the spool does not know
+				c.killAt(crashpoint.UploadPut, 1, "receive")
 				c.killAt(name, 1, "receive")
 			})
 			continue
