@@ -63,11 +63,13 @@ func (e *encoders) put(level zstd.EncoderLevel, enc *zstd.Encoder) {
 	e[level].Put(enc)
 }
 
+// get gives a decoder of r. It does not look at the frame's checksum of the plain
+// bytes: their SHA-256 is compared, and a CRC of the stored ones.
 func (d *decoders) get(r io.Reader) (*zstd.Decoder, error) {
 	if dec, ok := d.pool.Get().(*zstd.Decoder); ok {
 		return dec, dec.Reset(r)
 	}
-	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.IgnoreChecksum(true))
 }
 
 func (d *decoders) put(dec *zstd.Decoder) {

@@ -105,7 +105,7 @@ func (d *decoders) decode(o *object, h *Header, w io.Writer) error {
 	defer d.put(dec)
 	sum, want := sha256.New(), h.To-h.From
 	out := &keepError{w: w}
-	n, err := io.CopyN(io.MultiWriter(sum, out), dec, want)
+	n, err := io.CopyBuffer(io.MultiWriter(sum, out), io.LimitReader(dec, want), make([]byte, chunk))
 	if out.err != nil {
 		return out.err
 	}
