@@ -3,7 +3,6 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -143,16 +142,28 @@ func (s *stand) away(address string) string {
 				io.Copy(client, server)
 				client.Close()
 			}()
+			type word struct {
+				due  time.Time
+				text []byte
+			}
+			words := make(chan word, 1<<10)
 			go func() {
+				defer close(words)
 				time.Sleep(storeTrip)
-				words := make([]byte, 64<<10)
 				for {
-					n, err := client.Read(words)
-					time.Sleep(storeTrip)
-					if _, werr := server.Write(words[:n]); errors.Join(err, werr) != nil {
-						server.Close()
+					text := make([]byte, 64<<10)
+					n, err := client.Read(text)
+					words <- word{time.Now().Add(storeTrip), text[:n]}
+					if err != nil {
 						return
 					}
+				}
+			}()
+			go func() {
+				defer server.Close()
+				for w := range words {
+					time.Sleep(time.Until(w.due))
+					server.Write(w.text) // if it is gone, so is the client soon
 				}
 			}()
 		}
