@@ -96,6 +96,11 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 		p.mu.Unlock()
 		return p.cfg.Dir.listener.Close() // ends Accept
 	})
+	if id, ok := p.firstWanted(); ok {
+		p.mu.Lock()
+		p.begin(id)
+		p.mu.Unlock()
+	}
 	for range prefetchJobs {
 		group.Go(func() error { p.work(ctx); return nil })
 	}
@@ -222,9 +227,11 @@ func (p *Prefetcher) say(ctx context.Context, file string) string {
 	p.flights++
 	name := fmt.Sprintf("asked.%d", p.flights)
 	p.mu.Unlock()
-	cfg := p.cfg.WalGetConfig
-	cfg.Open = p.again
-	switch out, err := p.try(ctx, file, name, cfg, false); {
+	opened := beside(func() error { return p.again(ctx) })
+	out, err := p.try(ctx, file, name, p.cfg.WalGetConfig, false)
+	switch gone := opened(); {
+	case gone != nil:
+		p.cfg.Log.Warn().Err(gone).Str("file", file).Msg("not answered")
 	case out == Delivered:
 		return ready.Delivered + name + "\n"
 	case out == Absent && err != nil:

@@ -243,6 +243,23 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// The recovery of a backup begins with the segment in its label.
+func TestPrefetchOfBackup(t *testing.T) {
+	g := longGetter(t)
+	label := "START WAL LOCATION: 0/200028 (file " + seg(1, 2) + ")\nCHECKPOINT LOCATION: 0/200060\n"
+	if err := os.WriteFile(filepath.Join(filepath.Dir(g.dir), "backup_label"), []byte(label), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := g.prefetch(t, "", 2*int64(testSize), nil)
+	a.ready(t, seg(1, 2), seg(1, 3), seg(1, 4))
+	for no := uint64(2); no <= 9; no++ {
+		a.takesReady(t, segment.ID{Timeline: 1, No: no}, nth(g.wal, int(no)-1))
+	}
+	if n := a.count(seg(1, 1)); n > 0 {
+		t.Errorf("the one before it was fetched %d times", n)
+	}
+}
+
 // What is taken without a question counts as one. The last segment that was
 // taken may be asked for again.
 func TestPrefetchTaken(t *testing.T) {

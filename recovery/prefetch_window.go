@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -32,6 +33,20 @@ func (f *flight) isDone() bool {
 	default:
 		return false
 	}
+}
+
+var labelStart = regexp.MustCompile(`(?m)^START WAL LOCATION: .* \(file ([0-9A-F]{24})\)$`)
+
+// firstWanted is the segment in which a backup began, if the recovery of one
+// begins: PostgreSQL will ask for it, histories first.
+func (p *Prefetcher) firstWanted() (id segment.ID, ok bool) {
+	label, err := os.ReadFile(filepath.Join(p.cfg.Dir.path, "..", "..", "backup_label"))
+	m := labelStart.FindSubmatch(label)
+	if err != nil || m == nil { // there is nothing to hurry with
+		return id, false
+	}
+	id, err = segment.ParseName(string(m[1]), p.size)
+	return id, err == nil
 }
 
 // following is the segment that will be asked for after another, if that can
@@ -213,12 +228,19 @@ func (p *Prefetcher) open(ctx context.Context, open func(context.Context) (*arch
 	return p.archive, err
 }
 
-// again looks at the archive as if it had not been open, over the connections
-// that there are.
-func (p *Prefetcher) again(ctx context.Context) (*archive.Archive, error) {
-	a, err := p.cfg.Open(ctx)
-	if err == nil {
-		a, err = a.Again(ctx)
+// again fails unless the archive can be opened, as if it had not been, over the
+// connections that there are, and is the same.
+func (p *Prefetcher) again(ctx context.Context) error {
+	if p.cfg.From != nil {
+		return nil
 	}
-	return a, err
+	a, err := p.cfg.Open(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := a.Again(ctx)
+	if err != nil {
+		return err
+	}
+	return now.Identity().Match("archive", a.Identity().Identity)
 }

@@ -91,6 +91,9 @@ func WalGet(ctx context.Context, cfg WalGetConfig, file, path string) (out Outco
 			out, err = Trouble, fmt.Errorf("wal-get %s: crashed: %v\n%s", file, p, debug.Stack())
 		}
 	}()
+	if file == segment.HistoryName(1) {
+		return Absent, fmt.Errorf("wal-get %s: %w", file, errNoFirst)
+	}
 	if cfg.RetryFor == 0 {
 		cfg.RetryFor = DefaultRetry
 	}
@@ -154,6 +157,10 @@ func mayPass(err error) bool {
 }
 
 var errNoSpool = errors.New("there is no spool, nor what a restore left")
+
+// errNoFirst needs no archive: PostgreSQL asks when a timeline begins, and the
+// recovery is over by then.
+var errNoFirst = errors.New("timeline 1 has no history file")
 
 var errNoWALFile = errors.New("it is neither a WAL segment nor a timeline history")
 
@@ -246,9 +253,15 @@ func (g *walGet) findHistory(ctx context.Context, tli wal.Timeline) (h segment.H
 
 func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error) {
 	if tli == 1 {
-		return Absent, errors.New("timeline 1 has no history file")
+		return Absent, errNoFirst
 	}
+	var later string
+	listed := beside(func() (err error) {
+		later, err = g.exists(ctx, tli, 0)
+		return err
+	})
 	h, body, err := g.findHistory(ctx, tli)
+	listErr := listed()
 	if err == nil {
 		err = g.checkHistory(ctx, h)
 	}
@@ -263,13 +276,28 @@ func (g *walGet) history(ctx context.Context, tli wal.Timeline) (Outcome, error)
 	case g.plan != nil && g.plan.Timeline == tli:
 		return Trouble, fmt.Errorf("the plan needs it: %w", err)
 	}
-	switch later, listErr := g.exists(ctx, tli, 0); {
+	switch {
 	case listErr != nil:
 		return Trouble, listErr
 	case later != "":
 		return Trouble, fmt.Errorf("it is missing, but WAL of its timeline exists: %s", later)
 	}
 	return Absent, err
+}
+
+// beside makes a request at the same time as others, since the store may be far
+// away, and returns what waits for its error. A crash is one, too.
+func beside(request func() error) (wait func() error) {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("crashed: %v\n%s", p, debug.Stack())
+			}
+		}()
+		done <- request()
+	}()
+	return func() error { return <-done }
 }
 
 // checkHistory compares a history with the WAL there is, and with the plan: it

@@ -135,7 +135,9 @@ func (g *walGet) readsAhead(id segment.ID) bool {
 // zeros: PostgreSQL takes only files of full size. In zeros it sees the end of
 // WAL.
 func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error {
+	listed := beside(func() error { return g.mayEnd(ctx, id) })
 	n, damage := g.archive.FetchTail(ctx, id, f)
+	mayEnd := listed()
 	if err := unknown(damage); err != nil && !isDamage(err) {
 		return err
 	}
@@ -157,8 +159,8 @@ func (g *walGet) beginning(ctx context.Context, id segment.ID, f *os.File) error
 	if n == int64(g.size) {
 		return nil
 	}
-	if err := g.mayEnd(ctx, id); err != nil {
-		return err
+	if mayEnd != nil {
+		return mayEnd
 	}
 	if err := g.longEnough(ctx, id, n, unknown(damage)); err != nil {
 		return err

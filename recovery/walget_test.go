@@ -421,3 +421,10 @@ func TestWalGetAheadOfReceiver(t *testing.T) {
 		g.expect(t, g.store, seg(1, 5), Delivered, padded(fifth, 0x50000))
 	}
 }
+
+// A crash beside is trouble like any other.
+func TestBesideCrashes(t *testing.T) {
+	if err := beside(func() error { panic("oh") })(); err == nil || !strings.Contains(err.Error(), "crashed: oh") {
+		t.Error(err)
+	}
+}
