@@ -96,6 +96,26 @@ func TestPlanOfAllFacts(t *testing.T) {
 	}
 }
 
+// What backups tell of transactions saves requests, and changes no plan.
+func TestPlanOfTransactions(t *testing.T) {
+	told, silent := small(t, 4000), small(t, 4000)
+	silent.bounds = false
+	for _, no := range []uint64{1, 2, 399, 400, 401, 402, 2000, 3999, 4000, 5001, 5200, 5201, 9000} {
+		target := Target{Kind: KindXID, XID: told.xid(no, int(no%4))}
+		p, n, err := told.plan(t, target)
+		want, most, wantErr := silent.plan(t, target)
+		if (want == nil) != (no > 5200) || fmt.Sprint(err) != fmt.Sprint(wantErr) || n > most+8 {
+			t.Errorf("%d: %v with %d requests, want %v with %d", no, err, n, wantErr, most)
+		}
+		if p != nil && want != nil { // that is the only difference
+			p.Backup.NextXID, p.Backup.OldestActiveXID = 0, 0
+		}
+		if diff := cmp.Diff(want, p, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%d (-silent +told):\n%s", no, diff)
+		}
+	}
+}
+
 // A target in a segment that is damaged behind its header is refused, like one in
 // a hole: all kinds name the nearest points.
 func TestDamageAtTarget(t *testing.T) {

@@ -373,17 +373,6 @@ func TestPlanOfAMillionSegments(t *testing.T) {
 			t.Errorf("xid in %d: %+v with %d requests, %v", no, p, n, err)
 		}
 	}
-	if _, n, err := v.plan(t, Target{Kind: KindXID, XID: v.xid(v.last+1, 0)}); err == nil || n+parts > 1500 { // it lists all WAL
-		t.Errorf("xid behind the end: %d requests, %v", n, err)
-	}
-	// Backups of an older version tell nothing of transactions.
-	v.bounds = false
-	for _, no := range []uint64{1, 500_000, 999_500} {
-		p, n, err := v.plan(t, Target{Kind: KindXID, XID: v.xid(no, 2)})
-		if err != nil || uint64(p.End)/uint64(testSize) != no || n+parts > 1100 {
-			t.Errorf("xid in %d without bounds: %+v with %d requests, %v", no, p, n, err)
-		}
-	}
 }
 
 // BenchmarkPlan plans over a million segments in a store with a round trip of
