@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/walstream/walstream/internal/controlfile"
+	"github.com/walstream/walstream/internal/hint"
 )
 
 const (
@@ -186,11 +187,11 @@ func (in *intake) file(path string, size int64, body io.Reader) error {
 	}
 	if path == controlfile.Path {
 		b, err := io.ReadAll(io.LimitReader(body, min(size, controlfile.Size)))
-		if err == nil {
-			in.control, err = controlfile.Parse(b)
-		}
 		if err != nil {
 			return err
+		}
+		if in.control, err = controlfile.Parse(b); err != nil { // torn while the server wrote it, most likely
+			return hint.With(err, "take another backup; what the server has now: pg_controldata")
 		}
 		body = bytes.NewReader(b)
 	}
